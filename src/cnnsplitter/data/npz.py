@@ -1,0 +1,118 @@
+"""Image sets in ``.npz`` files, streamed from disk where the file is not compressed."""
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from cnnsplitter.data.arrays import to_labels
+from cnnsplitter.data.images import ImageSet
+from cnnsplitter.data.stores import ArrayImages
+from cnnsplitter.errors import DataError
+
+_LOCAL_HEADER = struct.Struct("<26xHH")  # its last two fields: lengths of name and extra field
+
+
+def load_npz(path: Path) -> tuple[ImageSet, ImageSet | None]:
+    """Open the training set and, where the file has one, the test set.
+
+    The file holds ``x_train`` (uint8 or floating [N, H, W] or [N, H, W, C]), ``y_train`` (whole
+    numbers [N]) and ``classes`` (text); ``x_test`` and ``y_test`` may be absent. Images written by
+    ``numpy.savez`` are memory-mapped, those of ``numpy.savez_compressed`` are loaded.
+
+    Raises:
+        DataError: If the file or an array in it cannot be used; names file and key.
+    """
+    with _open(path) as archive:
+        classes = _classes(path, archive)
+        train = _image_set(path, archive, "train", classes)
+        has_test = {"x_test.npy", "y_test.npy"} & set(archive.namelist())
+        return train, _image_set(path, archive, "test", classes) if has_test else None
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{path}: not an npz file, or cut short; copy or save it anew") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _image_set(path: Path, archive: zipfile.ZipFile, part: str, names: tuple[str, ...]) -> ImageSet:
+    images = _read(path, archive, f"x_{part}", mapped=True)
+    labels = _read(path, archive, f"y_{part}")
+    store = ArrayImages(f"{path.name}:x_{part}", images)
+    whole = to_labels(labels, f"{path.name}:y_{part}")
+    if len(whole) != len(store):
+        raise DataError(
+            f"{path.name}: x_{part} holds {len(store)} images but y_{part} {len(whole)} labels"
+        )
+    if not 0 <= int(whole.min()) <= int(whole.max()) < len(names):
+        raise DataError(
+            f"{path.name}:y_{part} holds labels {int(whole.min())} to {int(whole.max())} "
+            f"but classes names {len(names)} classes"
+        )
+    return ImageSet.whole(store, whole, names)
+
+
+def _classes(path: Path, archive: zipfile.ZipFile) -> tuple[str, ...]:
+    names = _read(path, archive, "classes")
+    if names.ndim != 1 or names.dtype.kind != "U" or not names.size:
+        raise DataError(
+            f"{path.name}:classes must be a list of names, got {names.dtype} of shape {names.shape}"
+        )
+    if len(set(names.tolist())) != len(names):
+        raise DataError(f"{path.name}:classes names a class twice; class names must differ")
+    return tuple(names.tolist())
+
+
+def _read(path: Path, archive: zipfile.ZipFile, key: str, *, mapped: bool = False) -> NDArray[Any]:
+    where = f"{path.name}:{key}"
+    if f"{key}.npy" not in archive.namelist():
+        present = ", ".join(sorted(n.removesuffix(".npy") for n in archive.namelist())) or "nothing"
+        raise DataError(f"{where} is missing; the file holds {present}")
+    info = archive.getinfo(f"{key}.npy")
+    try:
+        if mapped and info.compress_type == zipfile.ZIP_STORED:
+            return _map(path, archive, info)
+        with archive.open(info) as member:
+            return npy.read_array(member, allow_pickle=False)
+    except ValueError as error:
+        if "pickle" in str(error) or "Object arrays" in str(error):
+            raise DataError(f"{where} holds Python objects; save numbers or text") from error
+        raise DataError(f"{where} is not a whole array; save it anew") from error
+    # NotImplementedError and RuntimeError: compressed or encrypted in a way zipfile cannot read.
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        raise DataError(f"{where} is damaged; copy or save the file anew") from error
+
+
+def _map(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+    with archive.open(info) as member:
+        major, _ = npy.read_magic(member)
+        read_header = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
+        shape, column_major, dtype = read_header(member)
+        header_size = member.tell()
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be mapped")
+    if header_size + dtype.itemsize * int(np.prod(shape, dtype=np.int64)) != info.file_size:
+        raise ValueError("the header disagrees with the size")
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    with path.open("rb") as file:
+        file.seek(info.header_offset)
+        name_size, extra_size = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+        start = file.tell() + name_size + extra_size + header_size
+    order: Literal["C", "F"] = "F" if column_major else "C"
+    return np.memmap(path, dtype, "r", start, shape, order)

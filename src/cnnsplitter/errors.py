@@ -1,0 +1,48 @@
+"""Every error that a user can cause: one typed, one-line message that says what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class CnnSplitterError(Exception):
+    """Base of all errors raised on purpose; the command line prints it and exits with code 2."""
+
+
+class SettingsError(CnnSplitterError, ValueError):
+    """A setting, recipe, flag or class name that cannot be used."""
+
+
+class DataError(CnnSplitterError, ValueError):
+    """Images or labels that are missing, broken or do not fit."""
+
+
+class ModelError(CnnSplitterError, ValueError):
+    """A network or its weights that cannot be used as they are."""
+
+
+class UnsupportedModelError(ModelError):
+    """A network whose channels cannot be followed; names the operator and the module."""
+
+
+class SelectionError(CnnSplitterError, ValueError):
+    """A selection that belongs to another network or would empty a layer."""
+
+
+class StorageError(CnnSplitterError, OSError):
+    """A file that is broken, foreign, too new, or in the way."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the hint for an unknown ``name``: the nearest of ``known``, else all of them."""
+    known = sorted(known)
+    nearest = difflib.get_close_matches(name, known, n=1)
+    if nearest:
+        return f"did you mean {nearest[0]!r}?"
+    return f"known: {', '.join(known) or 'none'}"
+
+
+def require_known(kind: str, name: str, known: Iterable[str]) -> None:
+    """Raise ``SettingsError`` with the nearest match unless ``name`` is one of ``known``."""
+    known = list(known)
+    if name not in known:
+        raise SettingsError(f"unknown {kind} {name!r}; {did_you_mean(name, known)}")

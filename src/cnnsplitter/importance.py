@@ -1,0 +1,142 @@
+"""Importance: how strongly each unit answers to each class (method.md, section 2, step 1)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cnnsplitter.channels import ChannelMap
+from cnnsplitter.classifier import Classifier
+from cnnsplitter.data import ImageSet
+from cnnsplitter.errors import DataError
+from cnnsplitter.inference import device_of, eval_mode
+from cnnsplitter.progress import Progress, Step, silent
+
+
+@dataclass(frozen=True, eq=False)
+class Importance:
+    """The importance of every unit for every class.
+
+    Attributes:
+        scores: float32[classes, units]; comparable within a group of units, not between groups.
+        samples: int64[classes], the images each row was measured on.
+        confident: bool[classes], whether these are the confident ones; False where a class had
+            none and all its images were used.
+        fingerprint: Fingerprint of the channel map.
+    """
+
+    scores: Tensor
+    samples: Tensor
+    confident: Tensor
+    fingerprint: str
+
+
+def uniform_importance(channels: ChannelMap, class_count: int) -> Importance:
+    """Return the baseline in which every unit is equally important."""
+    return Importance(
+        torch.ones(class_count, channels.unit_count),
+        torch.zeros(class_count, dtype=torch.int64),
+        torch.zeros(class_count, dtype=torch.bool),
+        channels.fingerprint,
+    )
+
+
+def measure_importance(
+    strong: Classifier,
+    channels: ChannelMap,
+    data: ImageSet,
+    *,
+    confidence: float = 0.9,
+    batch_size: int = 128,
+    progress: Progress = silent,
+) -> Importance:
+    """Measure the mean L1 of each unit's feature map over confident samples of each class.
+
+    A feature map is taken where the next layer reads it, so after activation, norm and pooling.
+
+    Args:
+        strong: The strong model.
+        channels: Channel map of ``strong.net``.
+        data: Images with the strong model's classes; one pass is made over them.
+        confidence: Least probability of the true class for a sample to count.
+        batch_size: Images at a time; does not change the result.
+        progress: Called after every batch.
+
+    Raises:
+        DataError: If a class has no image.
+    """
+    strong.require_classes(data.classes)
+    missing = [name for name, n in zip(data.classes, data.counts(), strict=True) if n == 0]
+    if missing:
+        raise DataError(f"importance needs images of every class; none of {', '.join(missing)}")
+    sums = torch.zeros(2, len(data.classes), channels.unit_count, dtype=torch.float64)
+    counts = torch.zeros(2, len(data.classes), dtype=torch.int64)
+    device, batches = device_of(strong), -(-len(data) // batch_size)
+    with torch.inference_mode(), eval_mode(strong), _feature_maps(strong.net, channels) as maps:
+        for index, (images, labels) in enumerate(data.batches(batch_size)):
+            probabilities = strong(images.to(device)).softmax(dim=1).cpu()
+            sure = probabilities.gather(1, labels[:, None])[:, 0] >= confidence
+            scores = maps.take()
+            for row, chosen in enumerate((sure, torch.ones_like(sure))):
+                sums[row].index_add_(0, labels[chosen], scores[chosen])
+                counts[row] += torch.bincount(labels[chosen], minlength=len(data.classes))
+            progress(Step("importance", index + 1, batches))
+    confident = counts[0] > 0
+    samples = torch.where(confident, counts[0], counts[1])
+    total = torch.where(confident[:, None], sums[0], sums[1])
+    return Importance((total / samples[:, None]).float(), samples, confident, channels.fingerprint)
+
+
+class _FeatureMaps:
+    """Collects float64[B, units] during one forward pass: the mean over a unit's readers."""
+
+    def __init__(self, channels: ChannelMap) -> None:
+        self.unit_count = channels.unit_count
+        self.units = {reader.name: reader.units for reader in channels.readers}
+        shares = {name: self._share(units) for name, units in self.units.items()}
+        self.readers_of_unit = torch.stack([share > 0 for share in shares.values()]).sum(dim=0)
+        self.total: Tensor | None = None
+
+    def _share(self, units: Tensor) -> Tensor:
+        return torch.bincount(units[units >= 0], minlength=self.unit_count)
+
+    def add(self, name: str, x: Tensor) -> None:
+        units = self.units[name]
+        axes = [a for a in range(1, x.ndim) if a != (1 if x.ndim > 3 else x.ndim - 1)]
+        size = torch.linalg.vector_norm(x, ord=1, dim=axes) if axes else x.abs()
+        pixels = x[0].numel() / size.shape[1]
+        kept = units >= 0
+        per_input = size.cpu().double()[:, kept] / pixels
+        sums = torch.zeros(len(x), self.unit_count, dtype=torch.float64)
+        sums.index_add_(1, units[kept], per_input)
+        mean = sums / self._share(units).clamp(min=1)
+        self.total = mean if self.total is None else self.total + mean
+
+    def take(self) -> Tensor:
+        assert self.total is not None
+        total, self.total = self.total, None
+        return total / self.readers_of_unit
+
+
+@contextmanager
+def _feature_maps(net: nn.Module, channels: ChannelMap) -> Iterator[_FeatureMaps]:
+    maps = _FeatureMaps(channels)
+    handles = []
+
+    def hook(name: str, x: Tensor) -> None:
+        maps.add(name, x)
+
+    try:
+        for reader in channels.readers:
+            module = net.get_submodule(reader.name)
+            handles.append(
+                module.register_forward_pre_hook(
+                    lambda _, args, name=reader.name: hook(name, args[0])
+                )
+            )
+        yield maps
+    finally:
+        for handle in handles:
+            handle.remove()

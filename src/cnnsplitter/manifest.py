@@ -1,0 +1,96 @@
+"""What the manifest of each kind of file holds; unknown keys and wrong types are refused."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ArchitecturePart(_Part):
+    """How to build a network of this package again."""
+
+    name: str
+    arguments: dict[str, int | float]
+
+
+class NetPart(_Part):
+    """A network; its tensors have the part's name as prefix.
+
+    Attributes:
+        classes: Names of its logits.
+        input_shape: (C, H, W).
+        mean: Of the preprocessing.
+        std: Of the preprocessing.
+        architecture: None for a network that the user brought.
+    """
+
+    classes: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    architecture: ArchitecturePart | None
+
+
+class ClassModulePart(NetPart):
+    """A narrow network that scores one class.
+
+    Attributes:
+        source_class: The class, by its name in the strong model.
+        sized: Attributes that hold numbers of channels.
+        fingerprint: Of the strong model's channel map; None without a selection.
+    """
+
+    source_class: str
+    sized: dict[str, tuple[int, ...]]
+    fingerprint: str | None
+
+
+class PatchPart(_Part):
+    """A class module attached to a class of a weak model."""
+
+    target: str
+    calibration: dict[str, Any]
+    module: ClassModulePart
+
+
+class _File(_Part):
+    details: dict[str, Any]
+
+
+class ClassifierFile(_File):
+    """A strong or weak model."""
+
+    kind: Literal["classifier"] = "classifier"
+    net: NetPart
+
+
+class ClassModuleFile(_File):
+    """A class module."""
+
+    kind: Literal["class-module"] = "class-module"
+    module: ClassModulePart
+
+
+class ComposedFile(_File):
+    """Class modules side by side."""
+
+    kind: Literal["composed"] = "composed"
+    modules: tuple[ClassModulePart, ...]
+    calibrations: tuple[dict[str, Any], ...] | None
+
+
+class PatchedFile(_File):
+    """A weak model with its patches."""
+
+    kind: Literal["patched"] = "patched"
+    weak: NetPart
+    patches: tuple[PatchPart, ...]
+    rule: str
+
+
+AnyFile = Annotated[
+    ClassifierFile | ClassModuleFile | ComposedFile | PatchedFile, Field(discriminator="kind")
+]

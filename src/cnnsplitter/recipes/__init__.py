@@ -1,0 +1,245 @@
+"""Recipes: a whole run, from training to the patch report, as one TOML file."""
+
+import tomllib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cnnsplitter.calibration import METHODS
+from cnnsplitter.data import SplitShares
+from cnnsplitter.errors import SettingsError, did_you_mean, require_known
+from cnnsplitter.patching import RULES
+from cnnsplitter.preprocessing import Preprocessing
+from cnnsplitter.search import GeneticSearch
+from cnnsplitter.sensitivity import RATIOS
+from cnnsplitter.training import Training
+
+S = TypeVar("S", bound=BaseModel)
+
+TARGET = "{target}"
+"""Stands for the target class in the weak model's data source."""
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSettings(_Settings):
+    """The images of one model.
+
+    Attributes:
+        source: As ``load_data`` takes it; in the weak model's, ``{target}`` stands for the class.
+        train: Share of the images for training that trains the weights.
+        search: Share that scores selections and stops training early.
+        calibration: Share that calibrations are fitted on.
+        test: Share of all images, where there is no official test set.
+    """
+
+    source: str
+    train: float = 0.7
+    search: float = 0.15
+    calibration: float = 0.15
+    test: float = 0.2
+
+    @property
+    def shares(self) -> SplitShares:
+        """How the images are shared out."""
+        return SplitShares(self.train, self.search, self.calibration, self.test)
+
+
+class ModelSettings(_Settings):
+    """A network and its training.
+
+    Attributes:
+        model: Name of the network.
+        width: Factor on the kernels of every convolution.
+        dropout: Share that is dropped; None for the published one.
+        mean: Preprocessing, one value or one per channel.
+        std: Likewise.
+        training: How it is trained.
+        target_images: At most so many training images of the target class (a scarce class).
+    """
+
+    model: str
+    width: float = Field(default=1.0, gt=0)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.25,)
+    training: Training = Training()
+    target_images: int | None = Field(default=None, ge=2)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The preprocessing of the network."""
+        return Preprocessing(self.mean, self.std)
+
+
+class SearchSettings(_Settings):
+    """How the strong model is split.
+
+    Attributes:
+        preset: A published configuration to start from; None for the corrected defaults.
+        genetic: Settings that differ from these.
+        images: At most so many search images score selections; None for all.
+        ratios: Keep-ratios at which sensitivity is measured.
+    """
+
+    preset: str | None = None
+    genetic: dict[str, Any] = Field(default_factory=dict)
+    images: int | None = Field(default=None, ge=2)
+    ratios: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(default=RATIOS, min_length=1)
+
+    @property
+    def search(self) -> GeneticSearch:
+        """The search with all settings filled in."""
+        base = GeneticSearch.paper(self.preset) if self.preset else GeneticSearch()
+        values = base.model_dump() | self.genetic
+        return parse_settings(GeneticSearch, values, "search.genetic")
+
+
+class PatchSettings(_Settings):
+    """What is patched and how.
+
+    Attributes:
+        targets: Classes of the strong model; each gets its own weak model and patch.
+        calibration: One of the named calibrations.
+        rule: How scores and probabilities are brought together.
+    """
+
+    targets: tuple[str, ...] = Field(min_length=1)
+    calibration: Literal[METHODS] = "min-max"  # type: ignore[valid-type]
+    rule: Literal[tuple(RULES)] = "replace"  # type: ignore[valid-type]
+
+
+class Recipe(_Settings):
+    """A whole run.
+
+    Attributes:
+        title: One line for people.
+        seed: Of everything that is random.
+        strong_data: Images of the strong model.
+        weak_data: Images of the weak model.
+        strong: The strong model.
+        weak: The weak model.
+        search: How the strong model is split.
+        patch: What is patched.
+    """
+
+    title: str
+    seed: int = Field(default=0, ge=0)
+    strong_data: DataSettings
+    weak_data: DataSettings
+    strong: ModelSettings
+    weak: ModelSettings
+    search: SearchSettings = SearchSettings()
+    patch: PatchSettings
+
+    def adapted(
+        self,
+        *,
+        width: float | None = None,
+        epochs: int | None = None,
+        population: int | None = None,
+        generations: int | None = None,
+        search_images: int | None = None,
+        targets: Sequence[str] | None = None,
+        seed: int | None = None,
+    ) -> "Recipe":
+        """Return the recipe with the given settings, where not None, to fit a small machine.
+
+        With ``population`` the numbers of parents and elites shrink in proportion.
+
+        Raises:
+            SettingsError: A value that is out of range.
+        """
+        values = self.model_dump()
+        for model in (values["strong"], values["weak"]):
+            model |= _given(width=width and width * model["width"])
+            model["training"] |= _given(epochs=epochs)
+        search = self.search.search
+        if population is not None:
+            share = population / search.population
+            values["search"]["genetic"] |= {
+                "population": population,
+                "parents": max(2, round(share * search.parents)),
+                "elites": max(1, round(share * search.elites)),
+            }
+        values["search"]["genetic"] |= _given(generations=generations)
+        values["search"] |= _given(images=search_images)
+        values["patch"] |= _given(targets=targets and tuple(targets))
+        values |= _given(seed=seed)
+        return parse_settings(Recipe, values, "settings")
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Return the names of the recipes that come with the package."""
+    return tuple(
+        sorted(f.name.removesuffix(".toml") for f in files(__name__).iterdir() if _is_toml(f.name))
+    )
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """Read a recipe by name, or from a TOML file.
+
+    Raises:
+        SettingsError: Unknown name (with the nearest match), broken TOML, unknown or wrong keys.
+    """
+    path = Path(name_or_path)
+    if _is_toml(path.name):
+        if not path.is_file():
+            raise SettingsError(f"{path}: no such recipe file")
+        return parse_settings(Recipe, _parse_toml(path.read_bytes(), path), str(path))
+    require_known("recipe", name_or_path, recipe_names())
+    text = (files(__name__) / f"{name_or_path}.toml").read_bytes()
+    return parse_settings(Recipe, _parse_toml(text, path), name_or_path)
+
+
+def parse_settings(kind: type[S], values: dict[str, Any], where: str) -> S:
+    """Validate settings; a ``SettingsError`` names the key and, if unknown, the nearest match."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = _fields_at(kind, first["loc"][:-1])
+            hint = did_you_mean(str(first["loc"][-1]), known)
+            raise SettingsError(f"{where}: unknown key {key!r}; {hint}") from error
+        raise SettingsError(f"{where}: {key or 'settings'}: {first['msg']}") from error
+
+
+def _fields_at(kind: Any, place: tuple[int | str, ...]) -> tuple[str, ...]:
+    for part in place:
+        kind = kind.model_fields[part].annotation
+    return tuple(kind.model_fields)
+
+
+def _parse_toml(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: is not valid TOML: {error}") from error
+
+
+def _is_toml(name: str) -> bool:
+    return name.endswith(".toml")
+
+
+__all__ = [
+    "TARGET",
+    "DataSettings",
+    "ModelSettings",
+    "PatchSettings",
+    "Recipe",
+    "SearchSettings",
+    "load_recipe",
+    "parse_settings",
+    "recipe_names",
+]

@@ -1,0 +1,77 @@
+"""Results files: flat rows with the machine, versions and command that made them."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cnnsplitter.errors import StorageError
+from cnnsplitter.files import replacing
+
+Row = Mapping[str, str | int | float | bool | None]
+
+
+def machine() -> dict[str, str | int]:
+    """Return what the processor and system are; results are read with it in mind."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that results depend on."""
+    names = ("cnnsplitter", "torch", "numpy", "scikit-learn")
+    return {"python": platform.python_version()} | {name: _version(name) for name in names}
+
+
+def write_results(path: Path, rows: Sequence[Row], command: str | None = None) -> None:
+    """Write ``rows`` to a JSON file, whole or not at all.
+
+    Args:
+        path: The file; replaced if it exists.
+        rows: Flat; shares between 0 and 1.
+        command: What made them; by default the running program's own command line.
+    """
+    command = command or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    write_json(
+        path,
+        {"machine": machine(), "versions": versions(), "command": command, "rows": list(rows)},
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; ``StorageError`` if it is missing or broken."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise StorageError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path}: is not valid JSON ({error}); make it anew") from error
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"

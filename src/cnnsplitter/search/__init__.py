@@ -1,0 +1,23 @@
+"""Searches for the units that each class module keeps."""
+
+from cnnsplitter.search.base import (
+    Generation,
+    Scorer,
+    Search,
+    SearchProblem,
+    SearchResult,
+    UnitMap,
+)
+from cnnsplitter.search.genetic import GeneticSearch
+from cnnsplitter.search.presets import StartRatios
+
+__all__ = [
+    "Generation",
+    "GeneticSearch",
+    "Scorer",
+    "Search",
+    "SearchProblem",
+    "SearchResult",
+    "StartRatios",
+    "UnitMap",
+]

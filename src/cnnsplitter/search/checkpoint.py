@@ -1,0 +1,124 @@
+"""The state of a genetic search between two generations, on disk and in memory."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnsplitter.errors import StorageError
+from cnnsplitter.files import read_tensors, write_tensors
+from cnnsplitter.search.base import Generation, SearchProblem
+from cnnsplitter.search.novelty import DIGEST_SIZE
+
+KIND = "genetic search checkpoint"
+
+
+@dataclass(frozen=True, eq=False)
+class SearchState:
+    """Everything that the next generation depends on.
+
+    Attributes:
+        genes: bool[classes, population, genes] of the living population.
+        scores: float32[classes, population, n], their own-class scores.
+        fitness: float64[classes, population].
+        champion: int64[classes], members of the generation's best ensemble.
+        best: bool[classes, units], the best selections of all generations.
+        random: State of the search's generator after this generation.
+        seen: Digests of all selections that have been run.
+        history: One entry per generation.
+    """
+
+    genes: Tensor
+    scores: Tensor
+    fitness: Tensor
+    champion: Tensor
+    best: Tensor
+    random: Tensor
+    seen: frozenset[bytes]
+    history: tuple[Generation, ...]
+
+
+_TENSORS = ("genes", "scores", "fitness", "champion", "best", "random")
+
+
+def describe(
+    problem: SearchProblem, ratios: Mapping[str, tuple[float, ...]], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the JSON values that two runs must share for one to continue the other."""
+    return {
+        "network": problem.channels.fingerprint,
+        "classes": list(problem.classes),
+        "labels": _digest(problem.labels),
+        "importance": _digest(problem.importance),
+        "start ratios": {name: list(values) for name, values in ratios.items()},
+        **settings,
+    }
+
+
+def save_state(path: Path, state: SearchState, identity: Mapping[str, Any]) -> None:
+    """Write the state, replacing the one before in one step.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    seen = torch.frombuffer(bytearray(b"".join(sorted(state.seen))), dtype=torch.uint8)
+    tensors = {name: getattr(state, name) for name in _TENSORS} | {"seen": seen}
+    history = [asdict(generation) for generation in state.history]
+    write_tensors(path, tensors, {"kind": KIND, "search": dict(identity), "history": history})
+
+
+def load_state(path: Path, identity: Mapping[str, Any], generations: int) -> SearchState:
+    """Read a state back.
+
+    Args:
+        path: The checkpoint.
+        identity: What `describe` says of this search.
+        generations: Generations that this search may run.
+
+    Raises:
+        StorageError: The file is broken, another search's, or further than this search goes.
+    """
+    tensors, manifest = read_tensors(path)
+    if manifest.get("kind") != KIND:
+        raise StorageError(f"{path} is not a {KIND}; name another file")
+    try:
+        _require_same(path, manifest["search"], identity)
+        state = _parse(tensors, manifest["history"])
+    except (KeyError, TypeError) as error:
+        raise StorageError(
+            f"{path} is broken ({error} is missing); delete it and start again"
+        ) from error
+    if len(state.history) > generations:
+        raise StorageError(
+            f"{path} holds {len(state.history)} generations, this search ends after {generations}; "
+            "raise generations or name another file"
+        )
+    return state
+
+
+def _parse(tensors: Mapping[str, Tensor], history: list[dict[str, Any]]) -> SearchState:
+    seen = tensors["seen"].numpy().tobytes()
+    digests = (seen[at : at + DIGEST_SIZE] for at in range(0, len(seen), DIGEST_SIZE))
+    return SearchState(
+        **{name: tensors[name] for name in _TENSORS},
+        seen=frozenset(digests),
+        history=tuple(Generation(**entry) for entry in history),
+    )
+
+
+def _require_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    keys = sorted({*found, *wanted})
+    differing = [key for key in keys if found.get(key) != wanted.get(key)]
+    if differing:
+        raise StorageError(
+            f"{path} belongs to another search, with different {', '.join(differing)}; "
+            "use the same ones or name another file"
+        )
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()

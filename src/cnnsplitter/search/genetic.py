@@ -1,0 +1,207 @@
+"""The genetic search: one population per class, scored together (method.md section 2.5)."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cnnsplitter.errors import ModelError
+from cnnsplitter.objective import jaccard, kept_share
+from cnnsplitter.progress import Progress, Step, silent
+from cnnsplitter.search.base import Generation, SearchProblem, SearchResult
+from cnnsplitter.search.checkpoint import SearchState, describe, load_state, save_state
+from cnnsplitter.search.genes import GeneMap, start_population
+from cnnsplitter.search.novelty import Brood, make_new
+from cnnsplitter.search.operators import choose_elites, choose_parents, cross, mutate
+from cnnsplitter.search.settings import GeneticSettings
+from cnnsplitter.search.tournament import TournamentResult, hold_tournament
+
+
+class GeneticSearch(GeneticSettings):
+    """The search of the paper, corrected by default; `paper` gives the published settings.
+
+    Example:
+        >>> GeneticSearch(population=12, parents=6, elites=2, generations=5).generations
+        5
+        >>> GeneticSearch.paper("simcnn-svhn").mutation
+        0.1
+    """
+
+    def run(
+        self,
+        problem: SearchProblem,
+        *,
+        seed: int,
+        checkpoint: Path | None = None,
+        progress: Progress = silent,
+    ) -> SearchResult:
+        """Search, continuing from ``checkpoint`` if that file exists.
+
+        Args:
+            problem: What to search.
+            seed: Seed of every random choice; equal seeds give equal results.
+            checkpoint: File that is rewritten after each generation. A search that was stopped
+                and continued gives the same result, bit for bit; ``generations`` may be raised.
+            progress: Called after each generation.
+
+        Raises:
+            StorageError: The checkpoint is broken or belongs to another search.
+            SettingsError: The start ratios do not fit the network.
+            ModelError: A class module gives scores that are not finite.
+        """
+        evolution = _Evolution(self, problem)
+        settings = self.model_dump(mode="json", exclude={"generations", "start_ratios"})
+        identity = describe(problem, evolution.ratios, {"seed": seed, **settings})
+        state = None
+        if checkpoint is not None and checkpoint.exists():
+            state = load_state(checkpoint, identity, self.generations)
+        while state is None or not self._is_finished(state):
+            state = evolution.next_state(state, seed)
+            if checkpoint is not None:
+                save_state(checkpoint, state, identity)
+            progress(self._step(state))
+        return _result(problem, state)
+
+    def _is_finished(self, state: SearchState) -> bool:
+        done = len(state.history)
+        best = max(state.history, key=lambda generation: generation.measure)
+        stalled = done - 1 - best.index >= self.patience > 0
+        return done >= self.generations or stalled
+
+    def _step(self, state: SearchState) -> Step:
+        last = state.history[-1]
+        values = {
+            "accuracy": last.accuracy,
+            "difference": last.difference,
+            "kept": last.kept,
+            "fitness": last.fitness,
+        }
+        return Step("search", len(state.history), self.generations, values)
+
+
+class _Evolution:
+    """The fixed parts of one search; each step is a pure function of the state."""
+
+    def __init__(self, settings: GeneticSettings, problem: SearchProblem) -> None:
+        self.settings = settings
+        self.problem = problem
+        self.ratios = settings.ratios_for(problem)
+        self.genes = GeneMap.build(problem.channels.groups, problem.importance)
+
+    def next_state(self, state: SearchState | None, seed: int) -> SearchState:
+        """Return the state after one more generation, the first if there is none yet."""
+        generator = torch.Generator()
+        if state is None:
+            generator.manual_seed(seed)
+            brood, known = self._start(generator), None
+        else:
+            generator.set_state(state.random)
+            brood, known = self._breed(state, generator)
+        scores = self._score(brood, known)
+        history = () if state is None else state.history
+        result = self._compete(brood, scores, history, generator)
+        generation = self._record(result, len(history), int(brood.fresh.sum()))
+        best = _members(brood.selections, result.champion)
+        if state is not None and generation.measure <= max(past.measure for past in history):
+            best = state.best
+        return SearchState(
+            brood.genes,
+            scores,
+            result.individuals,
+            result.champion,
+            best,
+            generator.get_state(),
+            brood.seen,
+            (*history, generation),
+        )
+
+    def _express(self, genes: Tensor) -> Tensor:
+        """Return valid selections bool[classes, population, units]."""
+        keep = self.genes.expand(genes)
+        priority = self.problem.importance[:, None].expand(keep.shape)
+        return self.problem.channels.fill(keep, priority)
+
+    def _start(self, generator: torch.Generator) -> Brood:
+        genes = start_population(self.genes, self.ratios, self.settings.population, generator)
+        return self._make_new(genes, 0, frozenset(), generator)
+
+    def _breed(self, state: SearchState, generator: torch.Generator) -> tuple[Brood, Tensor]:
+        """Return the next population and the scores of its elites."""
+        chosen = self.settings
+        elites = choose_elites(state.fitness, state.champion, chosen.elites)
+        parents = choose_parents(state.fitness, chosen.parents, generator)
+        children = cross(
+            _individuals(state.genes, parents), chosen.population - chosen.elites, generator
+        )
+        children = mutate(children, chosen.mutation, chosen.mutation_kind, generator)
+        genes = torch.cat([_individuals(state.genes, elites), children], dim=1)
+        brood = self._make_new(genes, chosen.elites, state.seen, generator)
+        return brood, _individuals(state.scores, elites)
+
+    def _make_new(
+        self, genes: Tensor, elites: int, seen: frozenset[bytes], generator: torch.Generator
+    ) -> Brood:
+        # a share of 0 could never leave a known selection
+        change = partial(
+            mutate,
+            share=max(self.settings.mutation, 1 / self.genes.gene_count),
+            kind=self.settings.mutation_kind,
+            generator=generator,
+        )
+        return make_new(genes, elites, seen, self._express, change)
+
+    def _score(self, brood: Brood, known: Tensor | None) -> Tensor:
+        """Return float32[classes, population, n]; only fresh selections are run."""
+        images = len(self.problem.labels)
+        scores = torch.zeros(*brood.fresh.shape, images)
+        if known is not None:
+            scores[:, : known.shape[1]] = known
+        owner = brood.fresh.nonzero()[:, 0]
+        if len(owner):
+            new = self.problem.scorer(owner, brood.selections[brood.fresh])
+            if not new.isfinite().all():
+                raise ModelError(
+                    "a class module gives scores that are not finite; check the strong model's "
+                    "weights and the search images"
+                )
+            scores[brood.fresh] = new.float()
+        return _individuals(scores, brood.source)
+
+    def _compete(
+        self,
+        brood: Brood,
+        scores: Tensor,
+        history: tuple[Generation, ...],
+        generator: torch.Generator,
+    ) -> TournamentResult:
+        kernels = self.problem.channels.kernels_per_unit
+        best_accuracy = max((generation.accuracy for generation in history), default=0.0)
+        return hold_tournament(
+            scores,
+            self.problem.labels,
+            jaccard(brood.selections.flatten(0, 1), kernels),
+            kept_share(brood.selections, kernels),
+            rules=self.settings.rules,
+            fitness=partial(self.settings.objective.fitness, best_accuracy=best_accuracy),
+            keep_first=bool(history),
+            generator=generator,
+        )
+
+    def _record(self, result: TournamentResult, index: int, evaluations: int) -> Generation:
+        figures = (result.accuracy, result.difference, result.kept)
+        measure = self.settings.objective.measure(*figures)
+        return Generation(index, *figures, result.fitness, measure, evaluations)
+
+
+def _individuals(values: Tensor, chosen: Tensor) -> Tensor:
+    """Return values[class, chosen[class, i]] as [classes, i, ...]."""
+    return values[torch.arange(len(values))[:, None], chosen]
+
+
+def _members(selections: Tensor, champion: Tensor) -> Tensor:
+    return _individuals(selections, champion[:, None])[:, 0]
+
+
+def _result(problem: SearchProblem, state: SearchState) -> SearchResult:
+    return SearchResult(problem.classes, state.best, problem.channels.fingerprint, state.history)

@@ -1,0 +1,149 @@
+"""Split a strong model: from a trained CNN and its data to one class module per class."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from cnnsplitter.channels import ChannelMap
+from cnnsplitter.class_modules import ClassModule
+from cnnsplitter.classifier import Classifier
+from cnnsplitter.cost import measure_cost
+from cnnsplitter.data import ImageSet, Splits
+from cnnsplitter.importance import Importance, measure_importance
+from cnnsplitter.progress import Progress, silent
+from cnnsplitter.scoring import CutScorer
+from cnnsplitter.search import GeneticSearch, Search, SearchProblem, SearchResult
+from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
+from cnnsplitter.surgery import extract, sized_values
+
+
+@dataclass(frozen=True, eq=False)
+class Split(Mapping[str, ClassModule]):
+    """The class modules of a strong model by class name, and how they were found.
+
+    Attributes:
+        modules: One class module per class.
+        result: The selections and the search's history.
+    """
+
+    modules: Mapping[str, ClassModule]
+    result: SearchResult
+
+    def __getitem__(self, name: str) -> ClassModule:
+        return self.modules[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.modules)
+
+    def __len__(self) -> int:
+        return len(self.modules)
+
+    def rows(self, strong: Classifier) -> list[dict[str, str | int | float]]:
+        """Return one flat row per class module: what it keeps of ``strong``, as shares."""
+        whole = measure_cost(strong, strong.input_shape)
+        rows: list[dict[str, str | int | float]] = []
+        for name, module in self.items():
+            cost = measure_cost(module, module.input_shape)
+            ratio = cost.relative_to(whole)
+            rows.append(
+                {
+                    "class": name,
+                    "kernels": cost.kernels,
+                    "kept_kernels": ratio.kernels,
+                    "kept_parameters": ratio.parameters,
+                    "kept_macs": ratio.multiply_adds,
+                }
+            )
+        return rows
+
+
+def as_classifier(model: nn.Module, data: Splits) -> Classifier:
+    """Return ``model`` if it is a classifier, else wrap it with the classes of ``data``.
+
+    A wrapped network gets its images as the data set gives them: uint8 scaled to [0, 1], floats
+    unchanged.
+    """
+    if isinstance(model, Classifier):
+        return model
+    return Classifier(model, data.classes, data.input_shape)
+
+
+def trace(strong: Classifier) -> ChannelMap:
+    """Return the channel map of a strong model's network, after checking that it can be used."""
+    strong.check()
+    return ChannelMap.trace(strong.net, strong.example())
+
+
+def split(
+    strong: nn.Module,
+    data: Splits,
+    *,
+    search: Search | None = None,
+    seed: int = 0,
+    importance: Importance | None = None,
+    sensitivity: Sensitivity | None = None,
+    search_images: int | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress = silent,
+) -> Split:
+    """Split ``strong`` into one class module per class (method.md, section 2, steps 1 to 5).
+
+    Args:
+        strong: The strong model; left as it was.
+        data: Importance is measured on ``data.train``, selections are scored on ``data.search``.
+        search: How selections are searched; by default a genetic search.
+        seed: Of the search and of the choice of images.
+        importance: Measured already; by default measured here.
+        sensitivity: Measured already; by default measured here if the search needs it.
+        search_images: At most so many images of ``data.search`` score selections.
+        checkpoint: File to resume from and to write after every generation.
+        progress: Called after every step.
+
+    Raises:
+        DataError: Images that do not fit the model, or a class without images.
+        ModelError: A model that cannot be used or followed.
+        StorageError: A checkpoint that belongs to something else.
+    """
+    classifier = as_classifier(strong, data)
+    classifier.require_classes(data.classes)
+    search = search or GeneticSearch()
+    channels = trace(classifier)
+    images = limited(data.search, search_images, seed)
+    if importance is None:
+        importance = measure_importance(classifier, channels, data.train, progress=progress)
+    scorer = CutScorer(classifier, channels, images)
+    if sensitivity is None and search.needs_sensitivity:
+        sensitivity = measure_sensitivity(scorer, importance, images.labels, progress=progress)
+    problem = SearchProblem(
+        channels=channels,
+        classes=classifier.classes,
+        importance=importance.scores,
+        start_ratios=sensitivity.start_ratios() if sensitivity else {},
+        labels=images.labels,
+        scorer=scorer,
+    )
+    result = search.run(problem, seed=seed, checkpoint=checkpoint, progress=progress)
+    return Split(class_modules(classifier, channels, result), result)
+
+
+def class_modules(
+    strong: Classifier, channels: ChannelMap, result: SearchResult
+) -> dict[str, ClassModule]:
+    """Cut the class modules of a search result out of ``strong``."""
+    modules = {}
+    for name in result.classes:
+        selection = result.selection(name)
+        net = extract(strong.net, channels, selection)
+        sized = sized_values(channels, selection.keep)
+        modules[name] = ClassModule.of(strong, name, net, selection, sized)
+    return modules
+
+
+def limited(images: ImageSet, most: int | None, seed: int) -> ImageSet:
+    """Return at most ``most`` of the images, in the same proportions of classes."""
+    if most is None or most >= len(images):
+        return images
+    return images.sample(most, torch.Generator().manual_seed(seed))
