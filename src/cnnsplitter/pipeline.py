@@ -205,13 +205,14 @@ class Run:
         }
 
     def _load(self, settings: DataSettings, source: str) -> Splits:
-        return load_data(
+        data = load_data(
             source,
             places=self.places,
             shares=settings.shares,
             seed=self.recipe.seed,
             progress=self.progress,
         )
+        return data.balanced(self.recipe.seed) if settings.balance else data
 
     def _train(self, name: str, settings: ModelSettings, data: Splits, stage: str) -> Classifier:
         path = self.folder / f"{file_name(name)}.safetensors"

@@ -19,7 +19,7 @@ _PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
 _NAMED_AT_MOST = 3
 
 
-def load_weights(net: nn.Module, path: Path) -> nn.Module:
+def load_weights(net: nn.Module, path: str | Path) -> nn.Module:
     """Return a copy of ``net`` with the weights of a file; ``net`` stays as it is.
 
     Dictionaries nested under ``state_dict`` or ``model`` and the prefixes that training wrappers
@@ -34,6 +34,7 @@ def load_weights(net: nn.Module, path: Path) -> nn.Module:
         StorageError: The file is missing, broken, of another kind or holds more than tensors.
         ModelError: The weights do not fit ``net`` or are not finite; names the keys.
     """
+    path = Path(path)
     tensors = _without_prefixes(_read(path), net.state_dict().keys())
     _require_fit(path, net, tensors)
     loaded = copy.deepcopy(net)

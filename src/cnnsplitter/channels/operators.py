@@ -23,6 +23,9 @@ from cnnsplitter.channels.flow import (
     varies,
 )
 
+Result = Tensor | list[Tensor]
+"""Ids of what an operator gives: one tensor, or several."""
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -72,7 +75,7 @@ class Call:
             return neutral_ids(0)
         return value
 
-    def freeze_inputs(self, reason: str) -> Any:
+    def freeze_inputs(self, reason: str) -> Result:
         """Freeze every channel that reaches this call; the result is frozen, too."""
         for name, value in self.args.items():
             values = value if isinstance(value, list | tuple) else [value]
@@ -83,7 +86,7 @@ class Call:
                     self.flow.freeze(self._stored_ids(part), f"{reason} ({name})", self.module)
         return self.frozen_result()
 
-    def frozen_result(self) -> Any:
+    def frozen_result(self) -> Result:
         """Return frozen ids for the result, or a list of them where the operator gives several."""
         value = self.node.meta["val"]
         if isinstance(value, list | tuple):
@@ -103,7 +106,7 @@ class Call:
         return known.view([-1 if a == axis else 1 for a in range(len(shape))])
 
 
-Handler = Callable[[Call], Any]
+Handler = Callable[[Call], Result]
 HANDLERS: dict[str, Handler] = {}
 
 
@@ -118,7 +121,7 @@ def handles(*operators: str) -> Callable[[Handler], Handler]:
 
 
 @handles("conv1d", "conv2d", "conv3d")
-def convolution(call: Call) -> Tensor:
+def convolution(call: Call) -> Result:
     """Make fresh ids for the kernels; note the ids that are read (method.md: kernel, unit)."""
     weight, groups = call.args["weight"], call.args["groups"]
     channels = along(call.ids("input"), 1, call.input_shape()[1])
@@ -149,7 +152,7 @@ def _whole_groups(call: Call, channels: Tensor) -> Tensor:
 
 
 @handles("linear")
-def linear(call: Call) -> Tensor:
+def linear(call: Call) -> Result:
     """Note the ids that are read; the rows are frozen unless hidden rows count as units."""
     weight = call.args["weight"]
     features = along(call.ids("input"), -1, call.input_shape()[-1])
@@ -182,7 +185,7 @@ def _record_rows(call: Call, rows: Tensor) -> None:
 
 
 @handles("batch_norm", "instance_norm")
-def channel_norm(call: Call) -> Tensor:
+def channel_norm(call: Call) -> Result:
     """Keep the ids: statistics, weight and bias are per channel."""
     ids = call.ids("input")
     channels = along(ids, 1, call.input_shape()[1])
@@ -200,7 +203,7 @@ def channel_norm(call: Call) -> Tensor:
     *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
     *("adaptive_max_pool2d", "upsample_nearest2d", "upsample_bilinear2d"),
 )
-def spatial(call: Call) -> Tensor:
+def spatial(call: Call) -> Result:
     """Keep the ids: channels are not mixed."""
     ids = call.ids("input" if "input" in call.args else "self")
     if varies(ids, range(2, ids.ndim)):
@@ -209,13 +212,13 @@ def spatial(call: Call) -> Tensor:
 
 
 @handles("dropout", "feature_dropout", "alpha_dropout", "contiguous", "clone", "detach", "alias")
-def unchanged(call: Call) -> Tensor:
+def unchanged(call: Call) -> Result:
     """Keep the ids."""
     return call.ids("input" if "input" in call.args else "self")
 
 
 @handles("mean", "sum", "amax", "amin")
-def reduction(call: Call) -> Tensor:
+def reduction(call: Call) -> Result:
     """Drop the reduced axes; a reduction over channels mixes them."""
     ids = call.ids("self")
     axes = call.args.get("dim")
@@ -228,7 +231,7 @@ def reduction(call: Call) -> Tensor:
 
 
 @handles("cat", "concat")
-def concatenate(call: Call) -> Tensor:
+def concatenate(call: Call) -> Result:
     """Lay the ids one behind the other."""
     parts = call.args["tensors"]
     nodes: Any = call.node.args[0]
@@ -253,7 +256,7 @@ def _without(shape: Sequence[int], axis: int) -> tuple[int, ...]:
 
 
 @handles("flatten", "view", "reshape", "unsqueeze", "squeeze", "unflatten")
-def reshape(call: Call) -> Tensor:
+def reshape(call: Call) -> Result:
     """Reshape the ids with the values; a channel axis that is split stays whole."""
     ids = compress(call.ids("self").expand(call.input_shape()).reshape(call.shape))
     if sum(size > 1 for size in ids.shape) > 1:
@@ -262,19 +265,19 @@ def reshape(call: Call) -> Tensor:
 
 
 @handles("permute")
-def permute(call: Call) -> Tensor:
+def permute(call: Call) -> Result:
     """Move the axes."""
     return call.ids("self").permute(call.args["dims"])
 
 
 @handles("transpose")
-def transpose(call: Call) -> Tensor:
+def transpose(call: Call) -> Result:
     """Swap two axes."""
     return call.ids("self").transpose(call.args["dim0"], call.args["dim1"])
 
 
 @handles("slice")
-def cut_out(call: Call) -> Tensor:
+def cut_out(call: Call) -> Result:
     """Keep the ids of a slice over space; a slice of channels names channels by number."""
     ids = call.ids("self")
     if varies(ids, [call.args["dim"]]):
@@ -283,7 +286,7 @@ def cut_out(call: Call) -> Tensor:
 
 
 @handles("chunk", "split", "split_with_sizes")
-def parts(call: Call) -> list[Tensor]:
+def parts(call: Call) -> Result:
     """Keep the ids of parts over space; parts of the channels are named by number."""
     ids = call.ids("self")
     if varies(ids, [call.args["dim"]]):
@@ -292,7 +295,7 @@ def parts(call: Call) -> list[Tensor]:
 
 
 @handles("pad", "constant_pad_nd")
-def pad(call: Call) -> Tensor:
+def pad(call: Call) -> Result:
     """Keep the ids under a pad over space; put neutral ids around padded channels.
 
     The numbers of padded channels are an attribute of a ``nn.ConstantPad*d`` (option-A shortcuts
@@ -322,7 +325,7 @@ def _pad_channels(call: Call, ids: Tensor, amounts: tuple[int, int]) -> Tensor:
 
 
 @handles("hardswish", "hardtanh", "relu6")  # not tagged pointwise by PyTorch
-def pointwise(call: Call) -> Tensor:
+def pointwise(call: Call) -> Result:
     """Tie the ids of all operands that the operator aligns."""
     operands = [call.ids(n) for n, v in call.args.items() if isinstance(v, Tensor | Stored)]
     result = neutral_ids(len(call.shape))

@@ -151,6 +151,13 @@ class ImageSet:
         shallowest = by_chance[depth[by_chance].argsort(stable=True)][: max(n, 0)]
         return self.take(shallowest.sort().values)
 
+    def balanced(self, generator: torch.Generator) -> "ImageSet":
+        """Return as many random images of every class as the smallest class with images has."""
+        counts = self.counts()
+        least = counts[counts > 0].min() if len(self) else 0
+        rank = class_ranks(self.labels, torch.randperm(len(self), generator=generator))
+        return self.take(rank < least)
+
     def channel_statistics(self, *, most: int = 2000, seed: int = 0) -> tuple[Values, Values]:
         """Return the mean and standard deviation of each channel, as ``Preprocessing`` takes them.
 

@@ -101,6 +101,10 @@ class Splits:
         classes = tuple(classes)
         return self._each(lambda part: part.relabel(classes))
 
+    def balanced(self, seed: int) -> "Splits":
+        """Return ``ImageSet.balanced`` of each set."""
+        return self._each(lambda part: part.balanced(torch.Generator().manual_seed(seed)))
+
     def _each(self, change: Callable[[ImageSet], ImageSet]) -> "Splits":
         return Splits(*(change(part) for part in self.sets))
 

@@ -36,6 +36,7 @@ class DataSettings(_Settings):
         search: Share that scores selections and stops training early.
         calibration: Share that calibrations are fitted on.
         test: Share of all images, where there is no official test set.
+        balance: Take as many images of every class as of the smallest one, in each set.
     """
 
     source: str
@@ -43,6 +44,7 @@ class DataSettings(_Settings):
     search: float = 0.15
     calibration: float = 0.15
     test: float = 0.2
+    balance: bool = False
 
     @property
     def shares(self) -> SplitShares:

@@ -1,0 +1,1 @@
+"""The recorded experiments; each is run by `python -m experiments.NAME`."""
