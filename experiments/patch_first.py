@@ -38,6 +38,10 @@ def main(
 ) -> None:
     """Split, patch four classes, compare on the test images."""
     torch.set_num_threads(threads)
+    command = (
+        f"python -m experiments.patch_first --cifar10 {cifar10.name} --cifar100 {cifar100.name} "
+        f"--weights {weights.name} --seeds {seeds} --threads {threads}"
+    )
     places = {"cifar10": str(cifar10), "cifar100": str(cifar100)}
     rows: list[Row] = read_json(out)["rows"] if out.exists() else []
     done = {(row["target"], row["seed"]) for row in rows}
@@ -51,7 +55,7 @@ def main(
             for target in recipe.patch.targets:
                 if (target, seed) not in done:
                     rows += cases(run, target)
-                    write_results(out, rows)
+                    write_results(out, rows, command)
     terminal.table("Patches", rows)
 
 

@@ -7,7 +7,10 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-BLOCKS = ("conv", "norm", "residual", "concat", "depthwise", "grouped", "pool", "padded", "gate")
+BLOCKS = (
+    *("conv", "norm", "residual", "concat", "depthwise", "grouped", "pool", "padded", "gate"),
+    *("layer_norm", "group_norm", "shuffle", "halves", "sized", "slopes", "mlp"),
+)
 HEADS = ("flatten", "average", "hidden")
 
 
@@ -76,6 +79,66 @@ class Gate(nn.Module):
         return x * torch.sigmoid(self.excite(torch.relu(self.squeeze(pooled))))
 
 
+class ChannelLayerNorm(nn.LayerNorm):
+    """A layer norm over the channels of an image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = super().forward(x.permute(0, 2, 3, 1))
+        moved: Tensor = y.permute(0, 3, 1, 2)
+        return moved
+
+
+class Shuffle(nn.Module):
+    """Mixes the order of the channels of two groups, as ShuffleNet does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        x = x.view(batch, 2, channels // 2, height, width).transpose(1, 2)
+        return x.reshape(batch, channels, height, width)
+
+
+class Halves(nn.Module):
+    """Sends one half of the channels through a convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=1)
+        return torch.cat([first, torch.relu(self.conv(second))], dim=1)
+
+
+class Sized(nn.Module):
+    """Splits its channels by numbers that it holds as attributes."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 2 * width + 1, 1)
+        self.sizes = [width, width + 1]
+        self.last = nn.Conv2d(width + 1, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.conv(x).split(self.sizes, dim=1)
+        return torch.relu(self.last(second)) + first
+
+
+class Mlp(nn.Module):
+    """A residual branch of linear layers over the channels, scaled, as in ConvNeXt."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.first = nn.Linear(channels, width)
+        self.last = nn.Linear(width, channels)
+        self.scale = nn.Parameter(torch.ones(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x.permute(0, 2, 3, 1))
+        y = self.last(torch.nn.functional.gelu(self.first(y)))
+        return torch.add(x, self.scale * y.permute(0, 3, 1, 2))
+
+
 def _block(kind: str, channels: int, width: int) -> tuple[nn.Module, int]:
     """Return the block and its number of output channels."""
     match kind:
@@ -99,6 +162,21 @@ def _block(kind: str, channels: int, width: int) -> tuple[nn.Module, int]:
             return nn.AvgPool2d(3, stride=1, padding=1), channels
         case "padded":
             return Padded(channels, width), channels + width + 1
+        case "layer_norm":
+            return ChannelLayerNorm(channels), channels
+        case "group_norm":
+            conv = nn.Conv2d(channels, 2 * width, 1)
+            return nn.Sequential(conv, nn.GroupNorm(width, 2 * width), nn.GELU()), 2 * width
+        case "shuffle":
+            return nn.Sequential(nn.Conv2d(channels, 2 * width, 1), Shuffle()), 2 * width
+        case "halves":
+            return nn.Sequential(nn.Conv2d(channels, 2 * width, 1), Halves(width)), 2 * width
+        case "sized":
+            return Sized(channels, width), width
+        case "slopes":
+            return nn.Sequential(nn.Conv2d(channels, width, 1), nn.PReLU(width)), width
+        case "mlp":
+            return Mlp(channels, width), channels
         case _:
             return Gate(channels, width), channels
 

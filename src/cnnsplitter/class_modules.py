@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnsplitter.calibration import Calibration, fit_calibration
+from cnnsplitter.channels.cutting import Sizes
 from cnnsplitter.classifier import Architecture, Classifier
 from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError, SettingsError, require_known
@@ -39,7 +40,7 @@ class ClassModule(nn.Module):
         preprocessing: Preprocessing | None = None,
         architecture: Architecture | None = None,
         selection: Selection | None = None,
-        sized: Mapping[str, tuple[int, ...]] | None = None,
+        sized: Sizes | None = None,
     ) -> None:
         super().__init__()
         require_known("class of the strong model", source_class, classes)
@@ -61,7 +62,7 @@ class ClassModule(nn.Module):
         source_class: str,
         net: nn.Module | None = None,
         selection: Selection | None = None,
-        sized: Mapping[str, tuple[int, ...]] | None = None,
+        sized: Sizes | None = None,
     ) -> "ClassModule":
         """Return the class module ``net`` with the metadata of ``strong``.
 

@@ -51,8 +51,8 @@ class Classifier(nn.Module):
 
     def example(self, batch: int = 2) -> Tensor:
         """Return preprocessed zeros float[batch, C, H, W] that fit ``net``."""
-        parameter = next(self.net.parameters())
-        return torch.zeros(batch, *self.input_shape, dtype=parameter.dtype, device=parameter.device)
+        like = next(self.net.parameters(), torch.empty(0))
+        return torch.zeros(batch, *self.input_shape, dtype=like.dtype, device=like.device)
 
     def require_classes(self, classes: tuple[str, ...]) -> None:
         """Raise ``SettingsError`` unless ``classes`` are this model's, in the same order."""
@@ -63,26 +63,41 @@ class Classifier(nn.Module):
             )
 
     def check(self) -> None:
-        """Raise ``ModelError`` unless weights are finite and the net gives one logit per class."""
+        """Raise ``ModelError`` unless the model works on one image of its shape and all fits.
+
+        Weights must be finite, the preprocessing must be for the image's channels, and the net must
+        give one logit per class.
+        """
         for name, tensor in self.net.state_dict().items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise ModelError(
                     f"weight {name!r} holds NaN or infinite values; train or load it anew"
                 )
+        channels = self.input_shape[0]
+        for values in (self.preprocessing.mean, self.preprocessing.std):
+            if len(values) not in (1, channels):
+                raise ModelError(
+                    f"the preprocessing is for {len(values)} channels but the images have "
+                    f"{channels}; give one mean and std, or one per channel"
+                )
+        output = self._try_out()
+        if not isinstance(output, Tensor) or output.shape != (2, len(self.classes)):
+            given = tuple(output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
+            raise ModelError(
+                f"the network gives outputs of shape {given} but {len(self.classes)} classes "
+                f"are named ({', '.join(self.classes)})"
+            )
+
+    def _try_out(self) -> object:
         training = {module: module.training for module in self.net.modules()}
         try:
             with torch.no_grad():
-                shape = tuple(self.net.eval()(self.example()).shape)
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+                return self.net.eval()(self.example())
+        except Exception as error:  # the network may be the user's own, with errors of any type
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelError(
                 f"the network does not take images of shape {self.input_shape}: {reason}"
             ) from error
         finally:
             for module, flag in training.items():
                 module.training = flag
-        if shape != (2, len(self.classes)):
-            raise ModelError(
-                f"the network gives outputs of shape {shape[1:]} but {len(self.classes)} classes "
-                f"are named ({', '.join(self.classes)})"
-            )

@@ -1,23 +1,53 @@
 """The command line. Commands import what they need when they run, so that ``--help`` is quick."""
 
-import os
-import sys
-from typing import Annotated
+import errno
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from cnnsplitter import __version__
-from cnnsplitter.commands import models, patches, runs, splits
+from cnnsplitter.commands import evaluations, models, patches, runs, splits
 from cnnsplitter.errors import CnnSplitterError
+
+# The base of all errors in how a command is called; typer exports no name for it.
+_UsageError: Any = typer.BadParameter.__base__
+
+
+class OneLineErrors(TyperGroup):
+    """Commands whose errors are one line on standard error and exit code 2."""
+
+    def invoke(self, context: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(context)
+        except CnnSplitterError as error:
+            _fail(str(error))
+        except _UsageError as error:
+            _fail(f"{error.format_message()} (see {error.ctx.command_path} --help)")
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # Nobody reads on: typer ends the program without a word.
+            _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        except KeyboardInterrupt:
+            typer.echo("stopped; run the same command again to go on", err=True)
+            raise typer.Exit(130) from None
+
+
+def _fail(text: str) -> NoReturn:
+    typer.echo(f"error: {' '.join(text.split())}", err=True)
+    raise typer.Exit(2)
+
 
 app = typer.Typer(
     name="cnnsplitter",
+    cls=OneLineErrors,
     help="Split a trained CNN into one small CNN per class and patch a weak CNN with them.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (runs, models, splits, patches):
+for module in (runs, models, evaluations, splits, patches):
     module.register(app)
 
 
@@ -37,15 +67,5 @@ def _main(
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one line on standard error and exit code 2."""
-    try:
-        app()
-    except CnnSplitterError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("stopped; run the same command again to go on", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    """Run the command line."""
+    app()

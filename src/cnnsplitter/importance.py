@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +12,12 @@ from torch import Tensor, nn
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
-from cnnsplitter.errors import DataError
+from cnnsplitter.errors import DataError, StorageError
+from cnnsplitter.files import read_tensors, write_tensors
 from cnnsplitter.inference import device_of, eval_mode
 from cnnsplitter.progress import Progress, Step, silent
+
+_KIND = "importance"
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +36,30 @@ class Importance:
     samples: Tensor
     confident: Tensor
     fingerprint: str
+
+    def save(self, path: Path) -> None:
+        """Write everything to one file, replacing what is there.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        tensors = {"scores": self.scores, "samples": self.samples, "confident": self.confident}
+        write_tensors(path, tensors, {"kind": _KIND, "fingerprint": self.fingerprint})
+
+    @classmethod
+    def load(cls, path: Path, channels: ChannelMap) -> "Importance":
+        """Read what ``save`` wrote.
+
+        Raises:
+            StorageError: The file is missing, broken, or not of the network of ``channels``.
+        """
+        tensors, manifest = read_tensors(path)
+        if manifest != {"kind": _KIND, "fingerprint": channels.fingerprint}:
+            raise StorageError(f"{path}: holds no importance of this network; remove it")
+        try:
+            return cls(**tensors, fingerprint=channels.fingerprint)
+        except TypeError as error:
+            raise StorageError(f"{path}: is incomplete ({error}); remove it") from error
 
 
 def uniform_importance(channels: ChannelMap, class_count: int) -> Importance:
@@ -68,9 +97,7 @@ def measure_importance(
         DataError: If a class has no image.
     """
     strong.require_classes(data.classes)
-    missing = [name for name, n in zip(data.classes, data.counts(), strict=True) if n == 0]
-    if missing:
-        raise DataError(f"importance needs images of every class; none of {', '.join(missing)}")
+    require_every_class(data, "importance")
     sums = torch.zeros(2, len(data.classes), channels.unit_count, dtype=torch.float64)
     counts = torch.zeros(2, len(data.classes), dtype=torch.int64)
     device, batches = device_of(strong), -(-len(data) // batch_size)
@@ -89,6 +116,16 @@ def measure_importance(
     return Importance((total / samples[:, None]).float(), samples, confident, channels.fingerprint)
 
 
+def require_every_class(data: ImageSet, purpose: str) -> None:
+    """Raise ``DataError`` unless each class has an image."""
+    missing = [name for name, n in zip(data.classes, data.counts(), strict=True) if n == 0]
+    if missing:
+        raise DataError(
+            f"{data.images.name}: no image of {', '.join(missing)}, but {purpose} needs some of "
+            "every class; add some or leave the class out"
+        )
+
+
 class _FeatureMaps:
     """Collects float64[B, units] during one forward pass: the mean over a unit's readers."""
 
@@ -96,21 +133,22 @@ class _FeatureMaps:
         self.unit_count = channels.unit_count
         self.units = {reader.name: reader.units for reader in channels.readers}
         shares = {name: self._share(units) for name, units in self.units.items()}
-        self.readers_of_unit = torch.stack([share > 0 for share in shares.values()]).sum(dim=0)
+        readers = torch.stack([share > 0 for share in shares.values()]).sum(dim=0)
+        self.readers_of_unit = readers.clamp(min=1)
         self.total: Tensor | None = None
 
     def _share(self, units: Tensor) -> Tensor:
         return torch.bincount(units[units >= 0], minlength=self.unit_count)
 
-    def add(self, name: str, x: Tensor) -> None:
-        units = self.units[name]
-        axes = [a for a in range(1, x.ndim) if a != (1 if x.ndim > 3 else x.ndim - 1)]
-        size = torch.linalg.vector_norm(x, ord=1, dim=axes) if axes else x.abs()
-        pixels = x[0].numel() / size.shape[1]
+    def add(self, name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        """Note what the reader ``name`` sees; a pre-forward hook."""
+        x, units = args[0], self.units[name]
+        axis = -1 if isinstance(module, nn.Linear) else 1
+        pixels = x.movedim(axis, 1).reshape(len(x), len(units), -1)
+        size = torch.linalg.vector_norm(pixels, ord=1, dim=2).cpu().double() / pixels.shape[2]
         kept = units >= 0
-        per_input = size.cpu().double()[:, kept] / pixels
         sums = torch.zeros(len(x), self.unit_count, dtype=torch.float64)
-        sums.index_add_(1, units[kept], per_input)
+        sums.index_add_(1, units[kept], size[:, kept])
         mean = sums / self._share(units).clamp(min=1)
         self.total = mean if self.total is None else self.total + mean
 
@@ -124,18 +162,10 @@ class _FeatureMaps:
 def _feature_maps(net: nn.Module, channels: ChannelMap) -> Iterator[_FeatureMaps]:
     maps = _FeatureMaps(channels)
     handles = []
-
-    def hook(name: str, x: Tensor) -> None:
-        maps.add(name, x)
-
     try:
         for reader in channels.readers:
-            module = net.get_submodule(reader.name)
-            handles.append(
-                module.register_forward_pre_hook(
-                    lambda _, args, name=reader.name: hook(name, args[0])
-                )
-            )
+            hook = partial(maps.add, reader.name)
+            handles.append(net.get_submodule(reader.name).register_forward_pre_hook(hook))
         yield maps
     finally:
         for handle in handles:

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Size = Annotated[int, Field(ge=1, le=65_536)]
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,10 +30,22 @@ class NetPart(_Part):
     """
 
     classes: tuple[str, ...]
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[Size, Size, Size]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     architecture: ArchitecturePart | None
+
+
+class SelectionPart(_Part):
+    """A selection; its units are a tensor.
+
+    Attributes:
+        units: How many there are, kept or not.
+        fingerprint: Of the strong model's channel map.
+    """
+
+    units: int
+    fingerprint: str
 
 
 class ClassModulePart(NetPart):
@@ -40,12 +54,12 @@ class ClassModulePart(NetPart):
     Attributes:
         source_class: The class, by its name in the strong model.
         sized: Attributes that hold numbers of channels.
-        fingerprint: Of the strong model's channel map; None without a selection.
+        selection: What it keeps of the strong model, if that is known.
     """
 
     source_class: str
-    sized: dict[str, tuple[int, ...]]
-    fingerprint: str | None
+    sized: dict[str, int | tuple[int, ...]]
+    selection: SelectionPart | None
 
 
 class PatchPart(_Part):

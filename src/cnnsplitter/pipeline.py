@@ -1,6 +1,5 @@
 """Run a recipe from training to the patch report; what is finished is not done again."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,22 +9,26 @@ from typing import Any
 import torch
 
 from cnnsplitter.channels import ChannelMap
-from cnnsplitter.class_modules import ComposedModel, compose
+from cnnsplitter.class_modules import ComposedModel, compose, require_same_shape
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import ImageSet, Splits, load_data
-from cnnsplitter.errors import SettingsError, StorageError, require_known
+from cnnsplitter.errors import require_known
 from cnnsplitter.evaluation import compare, evaluate
 from cnnsplitter.importance import Importance, measure_importance
+from cnnsplitter.inference import best_device
 from cnnsplitter.models import build_model
+from cnnsplitter.packing import Model
 from cnnsplitter.patching import PatchedModel, patch
 from cnnsplitter.progress import Progress, silent
 from cnnsplitter.recipes import TARGET, DataSettings, ModelSettings, Recipe, SearchSettings
 from cnnsplitter.results import Row, read_json, write_json, write_results
+from cnnsplitter.run_folder import claim_folder, file_name
 from cnnsplitter.scoring import CutScorer
 from cnnsplitter.search import GeneticSearch
 from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
-from cnnsplitter.splitting import Split, limited, split, trace
+from cnnsplitter.settings import parse_settings
+from cnnsplitter.splitting import IMPORTANCE_IMAGES, Split, limited, split, trace
 from cnnsplitter.storage import load_as, save
 from cnnsplitter.training import train
 
@@ -49,35 +52,30 @@ class Run:
     def prepare(self, *, force: bool = False) -> None:
         """Make the folder, or make sure that it holds the same recipe.
 
+        Args:
+            force: Remove what another run has written there; other files stay.
+
         Raises:
-            StorageError: The folder holds something else and ``force`` is not given.
+            StorageError: The folder holds another run and ``force`` is not given, or is not empty
+                and holds no run.
         """
-        settings = self.recipe.model_dump(mode="json")
-        known = self.folder / "recipe.json"
-        if force and known.exists():
-            shutil.rmtree(self.folder)
-        if known.exists() and read_json(known) != settings:
-            raise StorageError(
-                f"{self.folder}: holds a run with other settings; choose another --out, or --force"
-            )
-        if not known.exists() and self.folder.exists() and any(self.folder.iterdir()):
-            raise StorageError(
-                f"{self.folder}: is not empty and holds no run; choose another --out"
-            )
-        write_json(known, settings)
+        claim_folder(self.folder, self.recipe.model_dump(mode="json"), force=force)
 
     def check(self) -> None:
-        """Open all data and check targets and settings before any long work starts."""
+        """Open all data, build both networks and check targets before any long work starts.
+
+        Raises:
+            SettingsError: A setting that cannot be used.
+            DataError: Images that cannot be used.
+            ModelError: A network that does not fit its images.
+        """
         strong = self.strong_data
+        self._start(self.recipe.strong, strong)
         for target in self.recipe.patch.targets:
             require_known("target class of the strong model", target, strong.classes)
             weak = self.weak_data(target)
-            require_known("target class of the weak model", target, weak.classes)
-            if weak.input_shape != strong.input_shape:
-                raise SettingsError(
-                    f"the weak model's images have shape {weak.input_shape} but the strong "
-                    f"model's {strong.input_shape}; a patch sees the same images as the weak model"
-                )
+            self._start(self.recipe.weak, weak)
+            require_same_shape({"strong_data": strong.input_shape, "weak_data": weak.input_shape})
 
     @cached_property
     def strong_data(self) -> Splits:
@@ -88,18 +86,18 @@ class Run:
         """The images of the weak model that is poor at ``target``."""
         settings = self.recipe.weak_data
         data = self._load(settings, settings.source.replace(TARGET, target))
+        require_known("target class of the weak model", target, data.classes)
         most = self.recipe.weak.target_images
         return data if most is None else _with_scarce_class(data, target, most, self.recipe.seed)
 
     @cached_property
     def strong(self) -> Classifier:
         """The strong model."""
-        return self._train("strong", self.recipe.strong, self.strong_data, "strong")
+        return self._trained("strong", self.recipe.strong, self.strong_data)
 
     def weak(self, target: str) -> Classifier:
         """The weak model that is poor at ``target``."""
-        name = f"weak-{target}"
-        return self._train(name, self.recipe.weak, self.weak_data(target), name)
+        return self._trained(f"weak-{file_name(target)}", self.recipe.weak, self.weak_data(target))
 
     @cached_property
     def channels(self) -> ChannelMap:
@@ -109,9 +107,16 @@ class Run:
     @cached_property
     def importance(self) -> Importance:
         """Importance of the strong model's units, on its training images."""
-        return measure_importance(
-            self.strong, self.channels, self.strong_data.train, progress=self.progress
-        )
+        path = self.folder / "importance.safetensors"
+        if not path.exists():
+            importance = measure_importance(
+                self.strong,
+                self.channels,
+                limited(self.strong_data.train, IMPORTANCE_IMAGES, self.recipe.seed),
+                progress=self.progress,
+            )
+            importance.save(path)
+        return Importance.load(path, self.channels)
 
     @cached_property
     def search_images(self) -> ImageSet:
@@ -122,41 +127,41 @@ class Run:
     def sensitivity(self) -> Sensitivity:
         """Sensitivity of the strong model's layers."""
         path = self.folder / "sensitivity.json"
-        if path.exists():
-            return Sensitivity.from_json(read_json(path))
-        scorer = CutScorer(self.strong, self.channels, self.search_images)
-        curves = measure_sensitivity(
-            scorer,
-            self.importance,
-            self.search_images.labels,
-            ratios=self.recipe.search.ratios,
-            progress=self.progress,
-        )
-        write_json(path, curves.to_json())
-        return curves
+        if not path.exists():
+            curves = measure_sensitivity(
+                CutScorer(self.strong, self.channels, self.search_images),
+                self.importance,
+                self.search_images.labels,
+                ratios=self.recipe.search.ratios,
+                progress=self.progress,
+            )
+            write_json(path, curves.to_json())
+        return Sensitivity.from_json(read_json(path))
 
     @cached_property
     def split(self) -> Split:
         """The class modules, written to ``modules/``."""
+        search = self.recipe.search.search
         found = split(
             self.strong,
             self.strong_data,
-            search=self.recipe.search.search,
+            search=search,
             seed=self.recipe.seed,
             importance=self.importance,
-            sensitivity=self.sensitivity,
+            sensitivity=self.sensitivity if search.needs_sensitivity else None,
             search_images=self.recipe.search.images,
             checkpoint=self.folder / "search.safetensors",
             progress=self.progress,
         )
-        save_modules(found, self.folder / "modules", {"seed": self.recipe.seed})
+        details = {"seed": self.recipe.seed, "search": search.model_dump(mode="json")}
+        save_modules(found, self.folder / "modules", details)
         return found
 
     @cached_property
     def composed(self) -> ComposedModel:
         """All class modules side by side."""
         composed = compose(self.split)
-        self._save(composed, "composed", accuracy=self.split.result.accuracy)
+        self._save(composed, "composed", metrics={"search_accuracy": self.split.result.accuracy})
         return composed
 
     def patched(self, target: str) -> PatchedModel:
@@ -169,12 +174,15 @@ class Run:
             calibration=settings.calibration,
             rule=settings.rule,
         )
-        self._save(patched, f"patched-{file_name(target)}")
+        self._save(patched, f"patched-{file_name(target)}", patch=settings.model_dump(mode="json"))
         return patched
 
     def report(self) -> dict[str, Any]:
         """Do everything that is not done yet; return and write the figures on the test images."""
-        self.sensitivity  # noqa: B018  # measured first: its curves are of use while the search runs
+        path = self.folder / "report.json"
+        if path.exists():
+            finished: dict[str, Any] = read_json(path)
+            return finished
         rows = [self._patch_row(target) for target in self.recipe.patch.targets]
         summary = {
             "title": self.recipe.title,
@@ -183,25 +191,24 @@ class Run:
             "modules": self.split.rows(self.strong),
             "patches": rows,
         }
-        write_json(self.folder / "report.json", summary)
         write_results(self.folder / "results.json", rows)
+        write_json(path, summary)
         return summary
 
     def _patch_row(self, target: str) -> Row:
         weak, patched, data = self.weak(target), self.patched(target), self.weak_data(target)
         (row,) = compare(weak, patched, data.test).rows()
-        costs = {"weak": weak, "patched": patched}
-        macs = {
-            f"macs_{name}": measure_cost(model, data.input_shape).multiply_adds
-            for name, model in costs.items()
+        costs = {
+            name: measure_cost(model, data.input_shape)
+            for name, model in (("weak", weak), ("patched", patched))
         }
-        kept = measure_cost(self.split[target], data.input_shape).kernels
+        kept = self.channels.kernels(self.split.result.selection(target))
         return {
             **row,
             "seed": self.recipe.seed,
             "method": f"{self.recipe.patch.calibration}, {self.recipe.patch.rule}",
             "kept_kernels": kept / self.channels.kernel_count,
-            **macs,
+            **{f"macs_{name}": cost.multiply_adds for name, cost in costs.items()},
         }
 
     def _load(self, settings: DataSettings, source: str) -> Splits:
@@ -214,10 +221,8 @@ class Run:
         )
         return data.balanced(self.recipe.seed) if settings.balance else data
 
-    def _train(self, name: str, settings: ModelSettings, data: Splits, stage: str) -> Classifier:
-        path = self.folder / f"{file_name(name)}.safetensors"
-        if path.exists():
-            return load_as(Classifier, path)
+    def _start(self, settings: ModelSettings, data: Splits) -> Classifier:
+        """Return an untrained model that is known to take the images."""
         net, architecture = build_model(
             settings.model,
             len(data.classes),
@@ -229,25 +234,32 @@ class Run:
         start = Classifier(
             net, data.classes, data.input_shape, settings.preprocessing, architecture
         )
-        checkpoint = path.with_suffix(".checkpoint")
-        trained = train(
-            start,
-            data.train,
-            data.search if len(data.search) else None,
-            settings.training,
-            seed=self.recipe.seed,
-            checkpoint=checkpoint,
-            progress=self.progress,
-            stage=f"train {stage}",
-        )
-        self._save(trained.classifier, path.stem, training=settings.training.model_dump())
-        checkpoint.unlink(missing_ok=True)
-        return trained.classifier
+        start.check()
+        return start
 
-    def _save(self, model: Any, name: str, **details: Any) -> None:
+    def _trained(self, name: str, settings: ModelSettings, data: Splits) -> Classifier:
         path = self.folder / f"{name}.safetensors"
+        checkpoint = path.with_suffix(".checkpoint")
         if not path.exists():
-            save(model, path, details={"seed": self.recipe.seed, **details})
+            trained = train(
+                self._start(settings, data).to(best_device()),
+                data.train,
+                data.search if len(data.search) else None,
+                settings.training,
+                seed=self.recipe.seed,
+                checkpoint=checkpoint,
+                progress=self.progress,
+                stage=f"train {name}",
+            )
+            metrics = trained.history[trained.best_epoch - 1]
+            training = settings.training.model_dump()
+            self._save(trained.classifier, name, training=training, metrics=metrics)
+        checkpoint.unlink(missing_ok=True)
+        return load_as(Classifier, path).to(best_device())
+
+    def _save(self, model: Model, name: str, **details: Any) -> None:
+        path = self.folder / f"{name}.safetensors"
+        save(model, path, details={"seed": self.recipe.seed, **details}, overwrite=True)
 
 
 def _with_scarce_class(data: Splits, target: str, most: int, seed: int) -> Splits:
@@ -271,11 +283,9 @@ def save_modules(found: Split, folder: Path, details: Mapping[str, Any]) -> list
 
 
 def adapted_search(preset: str | None, **changes: Any) -> GeneticSearch:
-    """Return the default search, or a published one, with the settings given that are not None."""
-    wanted = {key: value for key, value in changes.items() if value is not None}
-    return SearchSettings(preset=preset, genetic=wanted).search
+    """Return the default search, or a published one, with the settings given that are not None.
 
-
-def file_name(name: str) -> str:
-    """Return a class name as a file name that stays in the folder."""
-    return "".join(c if c.isalnum() or c in "-_" else f"%{ord(c):02x}" for c in name)
+    Raises:
+        SettingsError: An unknown preset, or a value that is out of range.
+    """
+    return parse_settings(SearchSettings, {"preset": preset}, "search").adapted(**changes).search

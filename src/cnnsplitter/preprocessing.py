@@ -22,9 +22,9 @@ class Preprocessing:
     std: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(m) for m in self.mean) or not all(
-            0 < s < math.inf for s in self.std
-        ):
+        finite = all(math.isfinite(m) for m in self.mean)
+        positive = all(0 < s < math.inf for s in self.std)
+        if not (self.mean and self.std and finite and positive):
             raise SettingsError(f"preprocessing needs finite means and positive stds, got {self}")
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from cnnsplitter.channels import ChannelMap
+from cnnsplitter.channels.cutting import narrow_copy
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
 from cnnsplitter.inference import device_of, eval_mode
-from cnnsplitter.surgery import narrow_copy
 
 NETS_AT_ONCE = 16
 """Narrow networks alive at a time: each batch of images is read once for all of them."""

@@ -55,5 +55,5 @@ class Selection:
         return self.keep.float().mean().item()
 
     def _require_same_map(self, other: "Selection") -> None:
-        if self.fingerprint != other.fingerprint:
+        if (self.fingerprint, len(self.keep)) != (other.fingerprint, len(other.keep)):
             raise SelectionError("the two selections belong to different networks")

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,9 +19,9 @@ from cnnsplitter.scoring import CutScorer, composed_accuracy
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 TOLERANCE = 0.1
 """Accuracy that may be lost when all groups start from their knees, if the losses add up."""
-_ROUNDING = 1e-6
 START_RATIOS = 3
 """Keep-ratios per group that a search starts from, as in the published settings."""
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +53,21 @@ class Sensitivity:
         try:
             curves, ratios = value["accuracy"], tuple(float(r) for r in value["ratios"])
             accuracy = torch.tensor(list(curves.values()), dtype=torch.float32)
-            fits = accuracy.shape == (len(curves), len(ratios)) and ratios[-1] == 1
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        # OverflowError and RuntimeError: numbers too large, or no numbers, for a tensor.
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            OverflowError,
+            RuntimeError,
+        ) as error:
             raise StorageError(f"these are no sensitivity curves: {error!r}") from error
-        if not fits or not accuracy.isfinite().all():
+        rising = all(0 < low < high for low, high in pairwise(ratios)) and ratios[-1:] == (1.0,)
+        if not rising or not curves or accuracy.shape != (len(curves), len(ratios)):
             raise StorageError("these are no sensitivity curves: one accuracy per ratio up to 1")
+        if not ((accuracy >= 0) & (accuracy <= 1)).all():
+            raise StorageError("these are no sensitivity curves: accuracy lies between 0 and 1")
         return cls(tuple(curves), ratios, accuracy)
 
     @property

@@ -8,16 +8,21 @@ import torch
 from torch import nn
 
 from cnnsplitter.channels import ChannelMap
-from cnnsplitter.class_modules import ClassModule
+from cnnsplitter.channels.cutting import sized_values
+from cnnsplitter.class_modules import ClassModule, require_same_shape
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import ImageSet, Splits
-from cnnsplitter.importance import Importance, measure_importance
+from cnnsplitter.errors import SettingsError
+from cnnsplitter.importance import Importance, measure_importance, require_every_class
 from cnnsplitter.progress import Progress, silent
 from cnnsplitter.scoring import CutScorer
 from cnnsplitter.search import GeneticSearch, Search, SearchProblem, SearchResult
 from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
-from cnnsplitter.surgery import extract, sized_values
+from cnnsplitter.surgery import extract
+
+IMPORTANCE_IMAGES = 5000
+"""At most so many training images measure importance: more do not change the ranking much."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,17 +108,22 @@ def split(
         progress: Called after every step.
 
     Raises:
-        DataError: Images that do not fit the model, or a class without images.
+        SettingsError: Images of other classes, or importance of another network.
+        DataError: Images of another shape, or a class without images.
         ModelError: A model that cannot be used or followed.
         StorageError: A checkpoint that belongs to something else.
     """
     classifier = as_classifier(strong, data)
-    classifier.require_classes(data.classes)
     search = search or GeneticSearch()
-    channels = trace(classifier)
     images = limited(data.search, search_images, seed)
+    _require_usable(classifier, data, images)
+    channels = trace(classifier)
+    if importance is not None and importance.fingerprint != channels.fingerprint:
+        raise SettingsError("the importance was measured on another network; measure it on this")
     if importance is None:
-        importance = measure_importance(classifier, channels, data.train, progress=progress)
+        importance = measure_importance(
+            classifier, channels, limited(data.train, IMPORTANCE_IMAGES, seed), progress=progress
+        )
     scorer = CutScorer(classifier, channels, images)
     if sensitivity is None and search.needs_sensitivity:
         sensitivity = measure_sensitivity(scorer, importance, images.labels, progress=progress)
@@ -127,6 +137,13 @@ def split(
     )
     result = search.run(problem, seed=seed, checkpoint=checkpoint, progress=progress)
     return Split(class_modules(classifier, channels, result), result)
+
+
+def _require_usable(strong: Classifier, data: Splits, images: ImageSet) -> None:
+    """Find before the long work starts what would end it."""
+    strong.require_classes(data.classes)
+    require_same_shape({"the strong model": strong.input_shape, "the data": data.input_shape})
+    require_every_class(images, "the search")
 
 
 def class_modules(

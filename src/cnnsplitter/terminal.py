@@ -6,24 +6,44 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-from rich.progress import TimeRemainingColumn as TimeLeft
-from rich.table import Table
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
+from rich.text import Text
 
 from cnnsplitter.progress import Step
 
 _SECONDS_BETWEEN_LINES = 5.0
+_UNLIMITED = 10_000
+
+
+def plain_console(*, stderr: bool = False, **options: Any) -> Console:
+    """Return a console that shows text as it is; what is not a terminal has no width."""
+    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False, **options)
+    if not console.is_terminal:
+        console.width = _UNLIMITED
+    return console
 
 
 def _bars(console: Console) -> Progress:
+    """Return bars that, where the terminal is narrow, lose the end of the figures only."""
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     return Progress(
-        TextColumn("{task.description:<18}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeLeft(),
-        TextColumn("{task.fields[values]}"),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=8),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[values]}", markup=False, table_column=rest),
         console=console,
+        expand=True,
     )
 
 
@@ -32,66 +52,73 @@ class Terminal:
     """Shows progress on standard error and results on standard output.
 
     Attributes:
-        as_json: Print one JSON object instead of tables.
+        as_json: Print one JSON object instead of tables and lines.
         quiet: Show no progress.
     """
 
     as_json: bool = False
     quiet: bool = False
-    out: Console = field(default_factory=lambda: Console(highlight=False))
-    err: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
+    out: Console = field(default_factory=plain_console)
+    err: Console = field(default_factory=lambda: plain_console(stderr=True))
     _tasks: dict[str, TaskID] = field(default_factory=dict)
-    _last_line: float = 0.0
+    _last_line: float = float("-inf")
 
     def __post_init__(self) -> None:
         self._progress = _bars(self.err)
 
     def __enter__(self) -> "Terminal":
-        if self.err.is_terminal and not self.quiet:
+        if self._shows_bars:
             self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self._shows_bars:
+            self._progress.stop()
+
+    @property
+    def _shows_bars(self) -> bool:
+        return self.err.is_terminal and not self.quiet
 
     def progress(self, step: Step, /) -> None:
         """Show one finished step."""
         if self.quiet:
             return
-        values = "  ".join(f"{name} {_short(value)}" for name, value in step.values.items())
-        if self.err.is_terminal:
+        values = "  ".join(f"{_title(name)} {_short(value)}" for name, value in step.values.items())
+        if self._shows_bars:
             self._show_bar(step, values)
         elif step.done == step.total or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            self.err.print(
-                f"{step.stage}: {step.done}/{step.total}  {values}", soft_wrap=True, markup=False
-            )
+            self.note(f"{step.stage}: {step.done}/{step.total}  {values}".rstrip())
 
     def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Print rows with the same keys."""
+        """Print rows with the same keys; columns without any value are left out."""
         if self.as_json or not rows:
             return
-        table = Table(title=title, title_justify="left", title_style="bold")
-        for position, name in enumerate(rows[0]):
-            table.add_column(name.replace("_", " "), justify="right" if position else "left")
+        names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+        lines = self.out.is_terminal
+        padding = (0, 1 if lines else 2, 0, 0)
+        table = Table(box=SIMPLE_HEAD if lines else None, pad_edge=False, padding=padding)
+        for name in names:
+            number = any(isinstance(row[name], int | float) for row in rows)
+            table.add_column(_title(name), justify="right" if number else "left")
         for row in rows:
-            table.add_row(*(_escape(_short(value)) for value in row.values()))
+            table.add_row(*(_short(row[name]) for name in names))
+        self.out.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
         self.out.print(table)
 
     def line(self, text: str) -> None:
         """Print one line, unless JSON is printed."""
         if not self.as_json:
-            self.out.print(text, soft_wrap=True, markup=False)
+            self.out.print(text, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Tell something beside the result, on standard error."""
-        if not self.quiet:
-            self.err.print(text, soft_wrap=True, markup=False)
+        self.err.print(text, soft_wrap=True)
 
     def result(self, value: Mapping[str, Any]) -> None:
         """Print the JSON object, if JSON is wanted."""
         if self.as_json:
-            self.out.print(json.dumps(value), soft_wrap=True, markup=False)
+            self.out.print(json.dumps(value), soft_wrap=True)
 
     def _show_bar(self, step: Step, values: str) -> None:
         if step.stage not in self._tasks:
@@ -101,13 +128,17 @@ class Terminal:
         )
 
 
+def _title(name: str) -> str:
+    return name.replace("_", " ")
+
+
 def _short(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) < 1000 else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+    match value:
+        case None:
+            return ""
+        case float():
+            return f"{value:.3f}" if abs(value) < 1000 else f"{value:.3g}"
+        case int():
+            return f"{value:,}"
+        case _:
+            return str(value)

@@ -125,7 +125,7 @@ class Sliced(Functional):
 
 class Unknown(Functional):
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.cumsum(self.first(x), dim=1).mean((2, 3)))  # type: ignore[no-any-return]
+        return self.head(torch.renorm(self.first(x), 2, 1, 5.0).mean((2, 3)))  # type: ignore[no-any-return]
 
 
 class DataDependent(Functional):
@@ -149,11 +149,55 @@ def test_channels_sliced_by_number_are_frozen_with_the_reason() -> None:
 
 
 def test_unknown_operators_raise_or_freeze() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"cumsum.*Unknown"):
+    with pytest.raises(UnsupportedModelError, match=r"renorm.*own forward.*test_map.py:\d+"):
         trace(Unknown())
     channels = trace(Unknown(), unknown="freeze")
     assert channels.unit_count == 0
-    assert "cumsum" in channels.frozen[0].reason
+    assert "renorm" in channels.frozen[0].reason
+
+
+class Literal(nn.Module):
+    """One convolution whose number of kernels is written into the forward, and a free one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = nn.Conv2d(3, 6, 3, padding=1)
+        self.tied = nn.Conv2d(6, 8, 3, padding=1)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.tied(torch.relu(self.free(x))).mean((2, 3))
+        return self.head(x.view(-1, 8))  # type: ignore[no-any-return]
+
+
+class Block(Literal):
+    """The same with the number in an inner module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Literal()
+        self.first = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(torch.relu(self.first(x)))  # type: ignore[no-any-return]
+
+
+def test_a_number_in_a_forward_freezes_only_the_channels_that_it_counts() -> None:
+    channels = trace(Block())
+    assert channels.unit_count == 3 + 6
+    (frozen,) = channels.frozen
+    assert (frozen.layer, frozen.kernels) == ("inner.tied", 8)
+    assert frozen.reason == "a number of channels is written into the forward"
+
+
+def test_channels_mixed_by_an_operator_are_frozen_with_the_reason() -> None:
+    class Mixed(Functional):
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.softmax(self.first(x), dim=1)
+            return self.head(self.twice(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+    (frozen,) = trace(Mixed()).frozen
+    assert (frozen.layer, frozen.reason) == ("first", "channels compete in a softmax")
 
 
 def test_control_flow_that_depends_on_data_is_refused() -> None:

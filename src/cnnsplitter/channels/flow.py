@@ -19,7 +19,7 @@ FROZEN = 1
 """Id of what must always be kept: the image, the outputs, and all that cannot be followed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Freeze:
     """Channels that stay because of one place in the network.
 
@@ -34,19 +34,35 @@ class Freeze:
     ids: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SizedAttribute:
-    """A tuple attribute of a module in which numbers of channels are written down.
+    """An attribute of a module in which numbers of channels are written down.
 
     Attributes:
         module: Path of the module.
         attribute: Name of the attribute.
-        parts: For each entry the ids it counts, or the number itself where it counts no channels.
+        parts: The ids that a number counts; for a sequence, those of each entry, or the entry
+            itself where it counts no channels.
     """
 
     module: str
     attribute: str
-    parts: tuple[Tensor | int, ...]
+    parts: Tensor | tuple[Tensor | int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelNorm:
+    """A norm whose statistics run over channels.
+
+    Attributes:
+        module: Path of the module.
+        channels: int64[C], ids (in a channel map: units) of the channels.
+        axis: Where they lie in the module's input.
+    """
+
+    module: str
+    channels: Tensor
+    axis: int
 
 
 @dataclass
@@ -55,16 +71,22 @@ class Flow:
 
     Attributes:
         axes: (tensor name, axis) -> id of every index along that axis.
-        writers: Module path -> ids of the kernels (or rows of a linear layer), in call order.
+        writers: Module path -> ids of the kernels, in call order.
+        rows: Module path -> ids of the rows of a linear layer, in call order.
         readers: Module path -> ids of the input channels that its weight mixes.
         sized: Attributes to be rewritten when channels are cut.
+        norms: Norms that need the statistics of the kept channels.
+        required: Sets of ids of which at least one must be kept, beside those written and read.
         freezes: What is frozen, where and why.
     """
 
     axes: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     writers: dict[str, Tensor] = field(default_factory=dict)
+    rows: dict[str, Tensor] = field(default_factory=dict)
     readers: dict[str, Tensor] = field(default_factory=dict)
-    sized: list[SizedAttribute] = field(default_factory=list)
+    sized: dict[tuple[str, str], SizedAttribute] = field(default_factory=dict)
+    norms: dict[str, ChannelNorm] = field(default_factory=dict)
+    required: list[Tensor] = field(default_factory=list)
     freezes: list[Freeze] = field(default_factory=list)
     edges: list[Tensor] = field(default_factory=list)
     id_count: int = 2
@@ -91,6 +113,24 @@ class Flow:
         """Note the kernels of a layer; a layer used twice ties both uses."""
         _note(self, self.writers, module, ids)
 
+    def write_rows(self, module: str, ids: Tensor) -> None:
+        """Note the rows of a linear layer."""
+        _note(self, self.rows, module, ids)
+
+    def normalise(self, module: str, ids: Tensor, axis: int) -> None:
+        """Note a norm over the channels ``ids``, which lie along ``axis`` of its input."""
+        self.unite(self.norms.setdefault(module, ChannelNorm(module, ids, axis)).channels, ids)
+
+    def size(self, module: str, attribute: str, parts: Tensor | tuple[Tensor | int, ...]) -> None:
+        """Note an attribute that counts channels; where two sets of channels share it, tie them."""
+        known = self.sized.setdefault((module, attribute), SizedAttribute(module, attribute, parts))
+        for old, new in zip(_id_sets(known.parts), _id_sets(parts), strict=True):
+            self.unite(old, new)
+
+    def require(self, ids: Tensor) -> None:
+        """Note channels of which at least one must be kept."""
+        self.required.append(ids.flatten())
+
     def read(self, module: str, ids: Tensor) -> None:
         """Note the channels that a layer mixes."""
         _note(self, self.readers, module, ids)
@@ -102,9 +142,9 @@ class Flow:
             self.edges.append(torch.stack([ids, torch.full_like(ids, FROZEN)]))
             self.freezes.append(Freeze(reason, module, ids))
 
-    def tie(self, ids: Tensor) -> None:
-        """Tie all channels of ``ids`` to one unit."""
-        self.unite(ids.flatten()[:1], ids.flatten())
+    def tie_rows(self, ids: Tensor) -> None:
+        """Tie the channels in each row of ``ids`` [rows, k] to one unit."""
+        self.unite(ids[:, :1], ids)
 
 
 def _note(flow: Flow, table: dict[K, Tensor], key: K, ids: Tensor) -> None:
@@ -112,6 +152,10 @@ def _note(flow: Flow, table: dict[K, Tensor], key: K, ids: Tensor) -> None:
         flow.unite(table[key], ids)
     else:
         table[key] = ids
+
+
+def _id_sets(parts: Tensor | tuple[Tensor | int, ...]) -> list[Tensor]:
+    return [p for p in (parts if isinstance(parts, tuple) else (parts,)) if isinstance(p, Tensor)]
 
 
 def frozen_ids(rank: int) -> Tensor:

@@ -8,10 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from cnnsplitter.channels.flow import Flow, SizedAttribute
+from cnnsplitter.channels.flow import ChannelNorm, Flow, SizedAttribute
 from cnnsplitter.channels.trace import number_units, walk
-from cnnsplitter.errors import SelectionError
+from cnnsplitter.channels.verify import find_fault
+from cnnsplitter.errors import SelectionError, UnsupportedModelError
 from cnnsplitter.selection import Selection
+
+_MOST_REPEATS = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +78,7 @@ class ChannelMap:
         readers: The layers that mix channels, in call order.
         groups: The search's layers; they partition the units.
         required: Unit sets of which every selection keeps at least one.
+        norms: The norms over channels, whose statistics run over kept channels only.
         sized: Module attributes that hold numbers of channels.
         kernels_per_unit: int64[units].
         frozen: What cannot be selected and why.
@@ -88,6 +92,7 @@ class ChannelMap:
     readers: tuple[Reader, ...]
     groups: tuple[UnitGroup, ...]
     required: tuple[Tensor, ...]
+    norms: tuple[ChannelNorm, ...]
     sized: tuple[SizedAttribute, ...]
     kernels_per_unit: Tensor
     frozen: tuple[Frozen, ...]
@@ -105,6 +110,10 @@ class ChannelMap:
     ) -> "ChannelMap":
         """Trace ``model`` on ``example`` float[B, C, H, W]; neither is touched.
 
+        The map is tried out before it is returned: masked and cut network must agree. Where the
+        cut one fails, because a number of channels is written into a forward, the channels of
+        that module are frozen and the trace is repeated.
+
         Args:
             model: Any CNN.
             example: An input of the size in use; only its shape and dtype matter.
@@ -114,11 +123,29 @@ class ChannelMap:
                 channels that reach it.
 
         Raises:
-            UnsupportedModelError: See ``unknown``; also for control flow that depends on data.
+            UnsupportedModelError: See ``unknown``; also for control flow that depends on data,
+                and if masked and cut network cannot be brought to agree.
             ModelError: If the network does not take the example, or has nothing to select.
         """
-        flow = walk(model, example, linear_units=units == "all", freeze_unknown=unknown == "freeze")
-        return _build(flow, tuple(example.shape[1:]))
+        frozen_modules: list[str] = []
+        for _ in range(_MOST_REPEATS):
+            flow = walk(
+                model,
+                example,
+                freeze_unknown=unknown == "freeze",
+                frozen_modules=frozen_modules,
+            )
+            channels = _build(flow, tuple(example.shape[1:]), linear_units=units == "all")
+            fault = find_fault(model, channels, example)
+            if fault is None:
+                return channels
+            if fault in frozen_modules or fault == "?":
+                break
+            frozen_modules.append(fault)
+        raise UnsupportedModelError(
+            f"{type(model).__name__} does not give the same outputs masked and cut"
+            + (f"; module {fault!r} is the cause" if fault != "?" else "")
+        )
 
     @property
     def kernel_count(self) -> int:
@@ -173,19 +200,15 @@ class ChannelMap:
         return "a layer"
 
 
-def _build(flow: Flow, input_shape: tuple[int, ...]) -> ChannelMap:
-    unit_of = number_units(flow)
+def _build(flow: Flow, input_shape: tuple[int, ...], *, linear_units: bool) -> ChannelMap:
+    unit_of = number_units(flow, linear_units=linear_units)
     axes = tuple(Axis(name, axis, unit_of[ids]) for (name, axis), ids in flow.axes.items())
+    rows = {name: unit_of[ids] for name, ids in flow.rows.items()}
     layers = tuple(ConvLayer(name, unit_of[ids]) for name, ids in flow.writers.items())
+    if linear_units:
+        layers += tuple(ConvLayer(name, units) for name, units in rows.items())
     readers = tuple(Reader(name, unit_of[ids]) for name, ids in flow.readers.items())
-    sized = tuple(
-        SizedAttribute(
-            s.module,
-            s.attribute,
-            tuple(p if isinstance(p, int) else unit_of[p] for p in s.parts),
-        )
-        for s in flow.sized
-    )
+    sized = tuple(_with_units(s, unit_of) for s in flow.sized.values())
     unit_count = int(unit_of.max()) + 1
     return ChannelMap(
         unit_count=unit_count,
@@ -193,13 +216,31 @@ def _build(flow: Flow, input_shape: tuple[int, ...]) -> ChannelMap:
         layers=layers,
         readers=tuple(r for r in readers if bool((r.units >= 0).any())),
         groups=_groups(layers, unit_count),
-        required=_required([*(p.units for p in layers), *(p.units for p in readers)]),
+        required=_required(
+            [
+                *(layer.units for layer in layers),
+                *(reader.units for reader in readers),
+                *rows.values(),
+                *(unit_of[ids] for ids in flow.required),
+            ]
+        ),
+        norms=tuple(
+            ChannelNorm(n.module, unit_of[n.channels], n.axis) for n in flow.norms.values()
+        ),
         sized=sized,
         kernels_per_unit=_count(layers, unit_count),
         frozen=tuple(_frozen(flow, unit_of)),
         fingerprint=_fingerprint(axes),
         input_shape=input_shape,
     )
+
+
+def _with_units(sized: SizedAttribute, unit_of: Tensor) -> SizedAttribute:
+    parts = sized.parts
+    if isinstance(parts, Tensor):
+        return SizedAttribute(sized.module, sized.attribute, unit_of[parts])
+    units = tuple(p if isinstance(p, int) else unit_of[p] for p in parts)
+    return SizedAttribute(sized.module, sized.attribute, units)
 
 
 def _count(layers: Iterable[ConvLayer], unit_count: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""Commands about single models: ``train``, ``adopt``, ``evaluate`` and ``inspect``."""
+"""Commands that make a single model: ``train`` and ``adopt``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,25 +17,35 @@ from cnnsplitter.commands.options import (
     Settings,
     Size,
     details,
+    given,
     open_data,
     require_free,
 )
+from cnnsplitter.commands.tables import show_evaluation
 from cnnsplitter.errors import SettingsError, require_known
 from cnnsplitter.terminal import Terminal
 
+if TYPE_CHECKING:
+    from cnnsplitter.classifier import Classifier
+    from cnnsplitter.data import Splits
+    from cnnsplitter.preprocessing import Preprocessing
+    from cnnsplitter.training import Training
+
 KINDS = ("strong", "weak", "overfit", "underfit")
+Model = Annotated[str, typer.Argument(help="Name of a network, such as simcnn or resnet20.")]
+Width = Annotated[float, typer.Option("--width", help="Factor on the kernels of every layer.")]
 Numbers = Annotated[
-    str | None, typer.Option(help="One number or one per channel, separated by commas.")
+    str | None, typer.Option(help="Of the preprocessing: a number, or one per channel with commas.")
 ]
 
 
 def train(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Name of a network, such as simcnn or resnet20.")],
+    model: Model,
     data: Data,
     out: Out,
     kind: Annotated[str, typer.Option(help=f"Recipe: {', '.join(KINDS)}.")] = "strong",
-    width: Annotated[float, typer.Option(help="Factor on the kernels of every layer.")] = 1.0,
+    width: Width = 1.0,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Images per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The schedule's highest.")] = None,
@@ -54,40 +64,21 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a network; run the command again to go on after a stop."""
-    require_known("kind of training", kind, KINDS)
     require_free(out, force)
-    from cnnsplitter.classifier import Classifier
-    from cnnsplitter.evaluation import evaluate
+    changes = given(
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, patience=patience
+    )
+    training = _training(kind, changes)
     from cnnsplitter.inference import best_device
-    from cnnsplitter.models import build_model
-    from cnnsplitter.preprocessing import Preprocessing
-    from cnnsplitter.recipes import parse_settings
-    from cnnsplitter.storage import save
-    from cnnsplitter.training import Training
     from cnnsplitter.training import train as fit
 
     terminal = Terminal(json, quiet)
-    base = getattr(Training, kind)()
-    changes = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "patience": patience,
-    }
-    values = base.model_dump() | {k: v for k, v in changes.items() if v is not None}
-    training = parse_settings(Training, values, "training")
+    checkpoint = out.with_suffix(".checkpoint")
     with terminal:
         images = open_data(context, terminal)
+        preprocessing = _preprocessing(mean, std, *images.train.channel_statistics(seed=seed))
         dropout = 0.0 if kind in ("overfit", "underfit") else None
-        net, architecture = build_model(
-            model, len(images.classes), images.input_shape, width=width, dropout=dropout, seed=seed
-        )
-        measured = images.train.channel_statistics(seed=seed)
-        preprocessing = Preprocessing(
-            _numbers("--mean", mean) or measured[0], _numbers("--std", std) or measured[1]
-        )
-        start = Classifier(net, images.classes, images.input_shape, preprocessing, architecture)
-        checkpoint = out.with_suffix(".checkpoint")
+        start = _network(model, images, preprocessing, width=width, dropout=dropout, seed=seed)
         trained = fit(
             start.to(best_device()),
             images.train,
@@ -97,24 +88,20 @@ def train(
             checkpoint=checkpoint,
             progress=terminal.progress,
         )
-        evaluation = evaluate(trained.classifier, images.test)
-    kept = details(seed=seed, data=data, training=training.model_dump(), kind=kind)
-    save(trained.classifier, out, details=kept, overwrite=force)
+    kept = {"data": data, "kind": kind, "training": training.model_dump()}
+    _finish(trained.classifier, images, out, terminal, force, seed=seed, **kept)
     checkpoint.unlink(missing_ok=True)
-    show_evaluation(evaluation, terminal)
-    terminal.line(f"Written to {out}")
-    terminal.result({"file": str(out), "test": evaluation.to_json()})
 
 
 def adopt(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Name of the network that the weights fit.")],
+    model: Model,
     weights: Annotated[Path, typer.Argument(help="Weights: .safetensors, .pt, .pth or .th.")],
     data: Data,
     out: Out,
     mean: Numbers = None,
     std: Numbers = None,
-    width: Annotated[float, typer.Option(help="Factor on the kernels of every layer.")] = 1.0,
+    width: Width = 1.0,
     size: Size = None,
     channels: Channels = None,
     root: Root = None,
@@ -126,128 +113,91 @@ def adopt(
 ) -> None:
     """Wrap weights trained elsewhere, with their preprocessing, in a file of this package."""
     require_free(out, force)
-    from cnnsplitter.classifier import Classifier
-    from cnnsplitter.evaluation import evaluate
-    from cnnsplitter.models import build_model
-    from cnnsplitter.preprocessing import Preprocessing
-    from cnnsplitter.storage import save
     from cnnsplitter.weights import load_weights
 
     terminal = Terminal(json, quiet)
     with terminal:
         images = open_data(context, terminal)
-        net, architecture = build_model(
-            model, len(images.classes), images.input_shape, width=width, seed=seed
-        )
-        preprocessing = Preprocessing(
-            _numbers("--mean", mean) or (0.0,), _numbers("--std", std) or (1.0,)
-        )
-        classifier = Classifier(
-            load_weights(net, weights),
-            images.classes,
-            images.input_shape,
-            preprocessing,
-            architecture,
-        ).eval()
-        classifier.check()
-        evaluation = evaluate(classifier, images.test)
-    save(classifier, out, details=details(weights=weights.name), overwrite=force)
-    show_evaluation(evaluation, terminal)
-    terminal.line(f"Written to {out}")
-    terminal.result({"file": str(out), "test": evaluation.to_json()})
+        preprocessing = _preprocessing(mean, std, (0.0,), (1.0,))
+        classifier = _network(model, images, preprocessing, width=width, seed=seed)
+        classifier.net = load_weights(classifier.net, weights)
+    _finish(classifier.eval(), images, out, terminal, force, data=data, weights=weights.name)
 
 
-def evaluate(
-    context: typer.Context,
-    model: Annotated[Path, typer.Argument(help="A model saved by this package.")],
-    data: Data,
-    before: Annotated[
-        Path | None, typer.Option(help="A model to compare with, such as the weak one.")
-    ] = None,
-    latency: Annotated[bool, typer.Option("--latency", help="Measure the time, too.")] = False,
-    size: Size = None,
-    channels: Channels = None,
-    root: Root = None,
-    seed: Seed = 0,
-    settings: Settings = None,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Evaluate a model on the test images, alone or against another one."""
-    from cnnsplitter.class_modules import ClassModule
-    from cnnsplitter.commands.runs import show_patch
-    from cnnsplitter.cost import measure_cost
-    from cnnsplitter.evaluation import compare
-    from cnnsplitter.evaluation import evaluate as measure
-    from cnnsplitter.storage import load
+def _training(kind: str, changes: dict[str, Any]) -> "Training":
+    require_known("kind of training", kind, KINDS)
+    from cnnsplitter.settings import parse_settings
+    from cnnsplitter.training import Training
 
-    terminal = Terminal(json, quiet)
-    named = {"model": model} if before is None else {"before": before, "after": model}
-    models = {name: load(path) for name, path in named.items()}
-    for name, path in named.items():
-        if isinstance(models[name], ClassModule):
-            raise SettingsError(f"{path}: a class module scores one class; compose or patch first")
-    with terminal:
-        images = open_data(context, terminal)
-        evaluations = {name: measure(m, images.test) for name, m in models.items()}
-        comparison = None
-        if before is not None:
-            comparison = compare(models["before"], models["after"], images.test)
-    costs = {
-        name: measure_cost(m, images.input_shape, latency=latency) for name, m in models.items()
-    }
-    for name, evaluation in evaluations.items():
-        show_evaluation(evaluation, terminal, name)
-    for row in comparison.rows() if comparison else ():
-        show_patch(dict(row), terminal)
-    terminal.table("Cost", [{"model": name} | vars(cost) for name, cost in costs.items()])
-    result: dict[str, Any] = {name: e.to_json() for name, e in evaluations.items()}
-    result["cost"] = {name: vars(cost) for name, cost in costs.items()}
-    if comparison:
-        result["comparison"] = comparison.to_json()
-    terminal.result(result)
+    base: Training = getattr(Training, kind)()
+    return parse_settings(Training, base.model_dump() | changes, "training")
 
 
-def inspect(
-    file: Annotated[Path, typer.Argument(help="A model saved by this package.")],
-    json: Json = False,
-) -> None:
-    """Show what a file holds: classes, network, selections, calibrations, how it was made."""
-    from cnnsplitter.cost import measure_cost
-    from cnnsplitter.storage import describe, load
+def _network(
+    name: str,
+    images: "Splits",
+    preprocessing: "Preprocessing",
+    *,
+    width: float,
+    seed: int,
+    dropout: float | None = None,
+) -> "Classifier":
+    """Build a network for the classes and shape of ``images``."""
+    from cnnsplitter.classifier import Classifier
+    from cnnsplitter.models import build_model
 
-    terminal = Terminal(json)
-    manifest = describe(file)
-    model = load(file)
-    cost = vars(measure_cost(model, model.input_shape))
-    terminal.table(f"{file}: {manifest['kind']}", [cost])
-    for key, value in manifest.items():
-        terminal.line(f"{key}: {value}")
-    terminal.result(manifest | {"cost": cost})
-
-
-def show_evaluation(evaluation: Any, terminal: Terminal, name: str = "model") -> None:
-    """Print accuracy and the figures of every class."""
-    figures = evaluation.to_json()
-    rows = [
-        {"class": c, "images": evaluation.count(c), "precision": p, "recall": r, "f1": f}
-        for c, p, r, f in zip(
-            figures["classes"], figures["precision"], figures["recall"], figures["f1"], strict=True
-        )
-    ]
-    terminal.table(f"Test images, {name}: accuracy {figures['accuracy']:.3f}", rows)
+    shape = images.input_shape
+    net, architecture = build_model(
+        name, len(images.classes), shape, width=width, dropout=dropout, seed=seed
+    )
+    classifier = Classifier(net, images.classes, shape, preprocessing, architecture)
+    classifier.check()
+    return classifier
 
 
-def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
+def _preprocessing(
+    mean: str | None,
+    std: str | None,
+    default_mean: tuple[float, ...],
+    default_std: tuple[float, ...],
+) -> "Preprocessing":
+    from cnnsplitter.preprocessing import Preprocessing
+
+    return Preprocessing(
+        _numbers("--mean", mean, default_mean), _numbers("--std", std, default_std)
+    )
+
+
+def _numbers(flag: str, text: str | None, default: tuple[float, ...]) -> tuple[float, ...]:
     if text is None:
-        return None
+        return default
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise SettingsError(f"{flag} {text!r} must be numbers separated by commas") from error
 
 
+def _finish(
+    classifier: "Classifier",
+    images: "Splits",
+    out: Path,
+    terminal: Terminal,
+    force: bool,
+    **made: Any,
+) -> None:
+    """Evaluate, save and show a new model."""
+    from cnnsplitter.evaluation import evaluate
+    from cnnsplitter.storage import save
+
+    evaluation = evaluate(classifier, images.test)
+    kept = details(**made, metrics={"test_accuracy": evaluation.accuracy})
+    save(classifier, out, details=kept, overwrite=force)
+    show_evaluation(evaluation, terminal)
+    terminal.line(f"Written to {out}")
+    terminal.result({"file": str(out), "test": evaluation.to_json()})
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (train, adopt, evaluate, inspect):
+    for command in (train, adopt):
         app.command()(command)

@@ -1,6 +1,8 @@
-"""Options that several commands share, and settings files."""
+"""Options that several commands share, settings files, and checks of what is to be written."""
 
+import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,14 +13,20 @@ from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
     from cnnsplitter.data import Splits
+    from cnnsplitter.packing import Model
 
 Data = Annotated[
     str,
     typer.Option(
-        "--data", help="A name such as cifar10, an .npz file or a folder; CLASSES in [] behind it."
+        "--data",
+        help="A name such as cifar10, an .npz file or a folder; [CLASS,CLASS] behind it selects.",
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", help="Where the result is written.")]
+OptionalData = Annotated[
+    str | None, typer.Option("--data", help="Images to evaluate on, and to calibrate on.")
+]
+Out = Annotated[Path, typer.Option("--out", help="File that is written.")]
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder that is written to.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite a finished result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
@@ -32,6 +40,14 @@ Channels = Annotated[
 Root = Annotated[
     Path | None, typer.Option("--root", help="Folder of downloaded data sets, for data by name.")
 ]
+Latency = Annotated[bool, typer.Option("--latency", help="Measure the time for one image, too.")]
+Population = Annotated[
+    int | None, typer.Option("--population", help="Individuals per class; parents and elites too.")
+]
+Generations = Annotated[int | None, typer.Option("--generations", help="Generations at most.")]
+SearchImages = Annotated[
+    int | None, typer.Option("--search-images", min=2, help="Most images that score selections.")
+]
 
 
 def _read_settings(context: typer.Context, path: Path | None) -> Path | None:
@@ -42,13 +58,40 @@ def _read_settings(context: typer.Context, path: Path | None) -> Path | None:
         values = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path}: cannot be read as TOML: {error}") from error
-    known = {parameter.name for parameter in context.command.params if parameter.name}
+    known = {_key(parameter): parameter for parameter in context.command.params}
+    known = {key: known[key] for key in known.keys() - {"settings", "help"}}
     for key in values:
-        if key.replace("-", "_") not in known - {"settings", "help"}:
-            names = (name.replace("_", "-") for name in known - {"settings", "help"})
-            raise SettingsError(f"{path}: unknown key {key!r}; {did_you_mean(key, names)}")
-    context.default_map = {key.replace("-", "_"): value for key, value in values.items()}
+        if key not in known:
+            raise SettingsError(f"{path}: unknown key {key!r}; {did_you_mean(key, known)}")
+    context.default_map = {
+        known[key].name: _checked(f"{path}: key {key!r}", known[key], value)
+        for key, value in values.items()
+    }
     return path
+
+
+def _key(parameter: Any) -> str:
+    """Return how a settings file names an option: as on the command line, without dashes."""
+    return str(parameter.opts[0].lstrip("-"))
+
+
+def _checked(what: str, parameter: Any, value: Any) -> Any:
+    """Return a TOML value as its flag would give it: True or False, texts, or a text."""
+    if getattr(parameter, "is_flag", False):
+        if not isinstance(value, bool):
+            raise SettingsError(f"{what} must be true or false, not {value!r}")
+        return value
+    if parameter.multiple or parameter.nargs == -1:
+        if not isinstance(value, list):
+            raise SettingsError(f"{what} must be a list, not {value!r}")
+        return [_text(what, item) for item in value]
+    return _text(what, value)
+
+
+def _text(what: str, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise SettingsError(f"{what} must be a text or a number, not {value!r}")
+    return str(value)
 
 
 Settings = Annotated[
@@ -81,25 +124,49 @@ def open_data(context: typer.Context, terminal: Terminal) -> "Splits":
     return data
 
 
+def open_fitting_data(
+    context: typer.Context, terminal: Terminal, models: Mapping[Path, "Model"]
+) -> "Splits":
+    """Open the data; raise ``DataError`` unless it has images of the shape that models take.
+
+    Args:
+        context: See ``open_data``.
+        terminal: See ``open_data``.
+        models: The models by the files that they come from.
+    """
+    from cnnsplitter.class_modules import require_same_shape
+
+    data = open_data(context, terminal)
+    shapes = {str(path): model.input_shape for path, model in models.items()}
+    require_same_shape({data.train.images.name: data.input_shape, **shapes})
+    return data
+
+
 def require_free(path: Path, force: bool) -> None:
-    """Raise ``StorageError`` before any work if ``path`` exists and may not be overwritten."""
+    """Raise ``StorageError`` before any work if the file cannot or may not be written."""
+    if path.is_dir():
+        raise StorageError(f"{path}: is a folder; give --out the name of a file")
     if path.exists() and not force:
         raise StorageError(f"{path}: exists already; choose another --out, or --force")
+    require_folder(path.parent)
 
 
-def pairs(kind: str, values: list[str]) -> dict[str, str]:
-    """Parse repeated ``NAME=VALUE``."""
-    parsed: dict[str, str] = {}
-    for value in values:
-        name, equals, rest = value.partition("=")
-        if not equals or not name or not rest:
-            raise SettingsError(f"{kind} {value!r} must be NAME=VALUE")
-        parsed[name] = rest
-    return parsed
+def require_folder(folder: Path) -> None:
+    """Raise ``StorageError`` before any work if ``folder`` cannot be made or written to."""
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise StorageError(f"{nearest}: is not a folder; choose another --out")
+    if not os.access(nearest, os.W_OK):
+        raise StorageError(f"{nearest}: cannot be written to; choose another --out")
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """Return the values that are not None."""
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def details(**values: Any) -> dict[str, Any]:
     """Return what is kept with a saved model: versions, and the values that are not None."""
     from cnnsplitter.results import versions
 
-    return {"versions": versions()} | {k: v for k, v in values.items() if v is not None}
+    return {"versions": versions(), **given(**values)}

@@ -1,15 +1,17 @@
 """The command that patches a weak model."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cnnsplitter.commands.evaluations import show_comparison
 from cnnsplitter.commands.options import (
     Channels,
     Data,
     Force,
     Json,
+    Latency,
     Out,
     Quiet,
     Root,
@@ -17,11 +19,15 @@ from cnnsplitter.commands.options import (
     Settings,
     Size,
     details,
-    open_data,
+    open_fitting_data,
     require_free,
 )
+from cnnsplitter.commands.tables import costs_of, show_costs
 from cnnsplitter.errors import SettingsError
 from cnnsplitter.terminal import Terminal
+
+if TYPE_CHECKING:
+    from cnnsplitter.class_modules import ClassModule
 
 
 def patch(
@@ -39,7 +45,7 @@ def patch(
         str, typer.Option(help="min-max, percentile, outlier or z-score.")
     ] = "min-max",
     rule: Annotated[str, typer.Option(help="replace (the paper's) or renormalise.")] = "replace",
-    latency: Annotated[bool, typer.Option("--latency", help="Measure the time, too.")] = False,
+    latency: Latency = False,
     size: Size = None,
     channels: Channels = None,
     root: Root = None,
@@ -51,41 +57,42 @@ def patch(
 ) -> None:
     """Attach class modules to a weak model and show what that changes on the test images."""
     require_free(out, force)
-    from cnnsplitter.class_modules import ClassModule
     from cnnsplitter.classifier import Classifier
-    from cnnsplitter.commands.runs import show_patch
-    from cnnsplitter.cost import measure_cost
     from cnnsplitter.evaluation import compare
     from cnnsplitter.patching import patch as attach
     from cnnsplitter.storage import load_as, save
 
     terminal = Terminal(json, quiet)
     model = load_as(Classifier, weak)
-    parts: dict[str, ClassModule] = {}
-    for text in modules:
-        name, part = _named(text)
-        module = load_as(ClassModule, part)
-        target = name or module.source_class
-        if target in parts:
-            raise SettingsError(f"--with names the class {target!r} twice; keep one")
-        parts[target] = module
+    parts = _load_modules(modules)
     with terminal:
-        images = open_data(context, terminal)
+        images = open_fitting_data(context, terminal, {weak: model})
         patched = attach(model, parts, images, calibration=calibration, rule=rule)
         comparison = compare(model, patched, images.test)
-    costs = [
-        {"model": name} | vars(measure_cost(m, images.input_shape, latency=latency))
-        for name, m in (("weak", model), ("patched", patched))
-    ]
-    kept = details(seed=seed, data=data, weak=weak.name, comparison=comparison.rows())
+    costs = costs_of({"weak": model, "patched": patched}, images.input_shape, latency)
+    kept = details(seed=seed, data=data, weak=weak.name, metrics=comparison.rows())
     save(patched, out, details=kept, overwrite=force)
-    for row in comparison.rows():
-        show_patch(dict(row), terminal)
-    lost, won = len(comparison.right_to_wrong), len(comparison.wrong_to_right)
-    terminal.line(f"{won} images became right, {lost} became wrong.")
-    terminal.table("Cost", costs)
+    show_comparison(comparison, terminal)
+    show_costs(costs, terminal)
     terminal.line(f"Written to {out}")
-    terminal.result({"file": str(out), "cost": costs, **comparison.to_json()})
+    cost = {name: vars(cost) for name, cost in costs.items()}
+    terminal.result({"file": str(out), "cost": cost, **comparison.to_json()})
+
+
+def _load_modules(texts: list[str]) -> dict[str, "ClassModule"]:
+    """Load class modules, by the names of the classes that they are to patch."""
+    from cnnsplitter.class_modules import ClassModule
+    from cnnsplitter.storage import load_as
+
+    modules: dict[str, ClassModule] = {}
+    for text in texts:
+        name, path = _named(text)
+        module = load_as(ClassModule, path)
+        target = name or module.source_class
+        if target in modules:
+            raise SettingsError(f"--with names the class {target!r} twice; keep one")
+        modules[target] = module
+    return modules
 
 
 def _named(text: str) -> tuple[str | None, Path]:

@@ -1,27 +1,26 @@
 """Whole runs: ``demo`` and ``run``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnsplitter.commands.options import Force, Json, Quiet, Settings, pairs
+from cnnsplitter.commands.options import (
+    Force,
+    Generations,
+    Json,
+    Population,
+    Quiet,
+    SearchImages,
+    Settings,
+    require_folder,
+)
+from cnnsplitter.commands.tables import show_report
+from cnnsplitter.errors import SettingsError, require_known
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
     from cnnsplitter.recipes import Recipe
-
-Place = Annotated[
-    list[str] | None,
-    typer.Option("--place", help="NAME=PATH: where a data set of the recipe lies; repeatable."),
-]
-Width = Annotated[float | None, typer.Option(help="Factor on the kernels of both networks.")]
-Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")]
-Population = Annotated[int | None, typer.Option(help="Individuals per class.")]
-Generations = Annotated[int | None, typer.Option(help="Generations of the search.")]
-SearchImages = Annotated[int | None, typer.Option(help="Most images that score selections.")]
-Target = Annotated[list[str] | None, typer.Option(help="Class to patch; repeatable.")]
-OptionalSeed = Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")]
 
 
 def demo(
@@ -39,14 +38,19 @@ def demo(
 def run(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a TOML file.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the run: runs/RECIPE.")] = None,
-    place: Place = None,
-    target: Target = None,
-    width: Width = None,
-    epochs: Epochs = None,
+    place: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=PATH: where a data set of the recipe lies; repeatable."),
+    ] = None,
+    target: Annotated[list[str] | None, typer.Option(help="Class to patch; repeatable.")] = None,
+    width: Annotated[
+        float | None, typer.Option(help="Factor on the kernels of both networks.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images.")] = None,
     population: Population = None,
     generations: Generations = None,
     search_images: SearchImages = None,
-    seed: OptionalSeed = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")] = None,
     settings: Settings = None,
     force: Force = False,
     json: Json = False,
@@ -65,12 +69,29 @@ def run(
         seed=seed,
     )
     folder = out or Path("runs") / Path(recipe).stem
-    _run(wanted, folder, pairs("--place", place or []), force, Terminal(json, quiet))
+    _run(wanted, folder, _places(wanted, place or []), force, Terminal(json, quiet))
+
+
+def _places(recipe: "Recipe", texts: list[str]) -> dict[str, str]:
+    """Parse ``--place``; only data sets of the recipe can be placed."""
+    from cnnsplitter.data import parse_source
+
+    sources = (recipe.strong_data.source, recipe.weak_data.source)
+    bases = {part.base for source in sources for part in parse_source(source)}
+    places: dict[str, str] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or not path:
+            raise SettingsError(f"--place {text!r} must be NAME=PATH")
+        require_known("data set of the recipe", name, bases)
+        places[name] = path
+    return places
 
 
 def _run(
     recipe: "Recipe", folder: Path, places: dict[str, str], force: bool, terminal: Terminal
 ) -> None:
+    require_folder(folder)
     from cnnsplitter.pipeline import Run
 
     with terminal:
@@ -84,40 +105,6 @@ def _run(
     for path in written:
         terminal.line(f"  {path}")
     terminal.result({**report, "files": written})
-
-
-def show_report(report: dict[str, Any], terminal: Terminal) -> None:
-    """Print a run's report as tables."""
-    terminal.line(f"\n{report['title']}")
-    strong, composed = report["strong_accuracy"], report["composed_accuracy"]
-    terminal.line(
-        f"Strong model: accuracy {strong:.3f}. Composed of class modules: {composed:.3f}."
-    )
-    terminal.table("Class modules (shares of the strong model)", report["modules"])
-    for patch in report["patches"]:
-        show_patch(patch, terminal)
-
-
-def show_patch(row: dict[str, Any], terminal: Terminal) -> None:
-    """Print one patch as a table of before and after."""
-    figures = (
-        ("precision", f"precision of {row['target']!r}"),
-        ("recall", f"recall of {row['target']!r}"),
-        ("f1", f"F1 of {row['target']!r}"),
-        ("other", "accuracy on the other classes"),
-    )
-    terminal.table(
-        f"Patch of {row['target']!r} on {row['n_target'] + row['n_other']} test images",
-        [
-            {
-                "figure": title,
-                "before": row[f"{key}_before"],
-                "after": row[f"{key}_after"],
-                "change": f"{100 * (row[f'{key}_after'] - row[f'{key}_before']):+.1f} points",
-            }
-            for key, title in figures
-        ],
-    )
 
 
 def register(app: typer.Typer) -> None:

@@ -1,5 +1,6 @@
 """Commands that split a strong model: ``sensitivity``, ``split`` and ``compose``."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,27 +10,34 @@ from cnnsplitter.commands.options import (
     Channels,
     Data,
     Force,
+    Generations,
     Json,
+    OptionalData,
     Out,
+    OutFolder,
+    Population,
     Quiet,
     Root,
+    SearchImages,
     Seed,
     Settings,
     Size,
     details,
-    open_data,
+    open_fitting_data,
     require_free,
 )
+from cnnsplitter.commands.tables import show_evaluation, show_sensitivity, show_split
 from cnnsplitter.errors import SettingsError, StorageError
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
+    from cnnsplitter.class_modules import ClassModule, ComposedModel
+    from cnnsplitter.classifier import Classifier
+    from cnnsplitter.data import ImageSet, Splits
     from cnnsplitter.sensitivity import Sensitivity
+    from cnnsplitter.splitting import Split
 
 Strong = Annotated[Path, typer.Argument(help="The strong model, saved by this package.")]
-SearchImages = Annotated[
-    int | None, typer.Option("--search-images", min=2, help="Most images that score selections.")
-]
 
 
 def sensitivity(
@@ -50,42 +58,49 @@ def sensitivity(
     """Measure how much accuracy each layer costs when it keeps fewer kernels."""
     require_free(out, force)
     from cnnsplitter.classifier import Classifier
-    from cnnsplitter.importance import measure_importance
     from cnnsplitter.results import write_json
-    from cnnsplitter.scoring import CutScorer
-    from cnnsplitter.sensitivity import measure_sensitivity
-    from cnnsplitter.splitting import limited, trace
     from cnnsplitter.storage import load_as
 
     terminal = Terminal(json, quiet)
     model = load_as(Classifier, strong)
     with terminal:
-        images = open_data(context, terminal)
-        model.require_classes(images.classes)
-        channel_map = trace(model)
-        scale = limited(images.search, search_images, seed)
-        curves = measure_sensitivity(
-            CutScorer(model, channel_map, scale),
-            measure_importance(model, channel_map, images.train, progress=terminal.progress),
-            scale.labels,
-            progress=terminal.progress,
-        )
+        images = open_fitting_data(context, terminal, {strong: model})
+        curves = _measure(model, images, search_images, seed, terminal)
     write_json(out, curves.to_json())
-    terminal.table("Accuracy of the composed model by share of kernels kept", _rows(curves))
+    show_sensitivity(curves, terminal)
     terminal.line(f"Written to {out}")
     terminal.result({"file": str(out), **curves.to_json()})
+
+
+def _measure(
+    strong: "Classifier", images: "Splits", most: int | None, seed: int, terminal: Terminal
+) -> "Sensitivity":
+    from cnnsplitter.importance import measure_importance
+    from cnnsplitter.scoring import CutScorer
+    from cnnsplitter.sensitivity import measure_sensitivity
+    from cnnsplitter.splitting import limited, trace
+
+    strong.require_classes(images.classes)
+    channels = trace(strong)
+    scale = limited(images.search, most, seed)
+    return measure_sensitivity(
+        CutScorer(strong, channels, scale),
+        measure_importance(strong, channels, images.train, progress=terminal.progress),
+        scale.labels,
+        progress=terminal.progress,
+    )
 
 
 def split(
     context: typer.Context,
     strong: Strong,
     data: Data,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the class modules.")],
+    out: OutFolder,
     preset: Annotated[
         str | None, typer.Option(help="A published configuration, such as simcnn-cifar10.")
     ] = None,
-    population: Annotated[int | None, typer.Option(help="Individuals per class.")] = None,
-    generations: Annotated[int | None, typer.Option(help="Generations of the search.")] = None,
+    population: Population = None,
+    generations: Generations = None,
     size_weight: Annotated[float | None, typer.Option(help="Weight of small modules.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many without a gain.")] = None,
     curves: Annotated[
@@ -102,12 +117,9 @@ def split(
     quiet: Quiet = False,
 ) -> None:
     """Split a strong model into class modules; run it again to go on after a stop."""
-    summary = out / "split.json"
-    require_free(summary, force)
+    require_free(out / "split.json", force)
     from cnnsplitter.classifier import Classifier
-    from cnnsplitter.pipeline import adapted_search, save_modules
-    from cnnsplitter.results import read_json, write_json
-    from cnnsplitter.sensitivity import Sensitivity
+    from cnnsplitter.pipeline import adapted_search
     from cnnsplitter.splitting import split as find
     from cnnsplitter.storage import load_as
 
@@ -120,29 +132,71 @@ def split(
     )
     terminal = Terminal(json, quiet)
     model = load_as(Classifier, strong)
+    measured = None if curves is None else _read_curves(curves, model)
     checkpoint = out / "search.checkpoint"
-    if force:
-        checkpoint.unlink(missing_ok=True)
+    _require_free_modules(model, out, force or checkpoint.exists())
     with terminal:
-        images = open_data(context, terminal)
+        images = open_fitting_data(context, terminal, {strong: model})
         found = find(
             model,
             images,
             search=search,
             seed=seed,
-            sensitivity=Sensitivity.from_json(read_json(curves)) if curves else None,
+            sensitivity=measured,
             search_images=search_images,
             checkpoint=checkpoint,
             progress=terminal.progress,
         )
     kept = details(seed=seed, data=data, strong=strong.name, search=search.model_dump(mode="json"))
-    files = save_modules(found, out, kept)
-    rows = found.rows(model)
-    result = {"accuracy": found.result.accuracy, "files": files, "modules": rows}
-    write_json(summary, result)
+    _finish_split(model, found, images, out, terminal, kept)
     checkpoint.unlink(missing_ok=True)
-    terminal.table("Class modules (shares of the strong model)", rows)
-    terminal.line(f"Composed accuracy on the search images: {found.result.accuracy:.3f}")
+
+
+def _require_free_modules(strong: "Classifier", out: Path, force: bool) -> None:
+    from cnnsplitter.run_folder import file_name
+
+    for name in strong.classes:
+        require_free(out / f"{file_name(name)}.safetensors", force)
+
+
+def _read_curves(path: Path, strong: "Classifier") -> "Sensitivity":
+    """Read curves that must be those of ``strong``."""
+    from cnnsplitter.results import read_json
+    from cnnsplitter.sensitivity import Sensitivity
+    from cnnsplitter.splitting import trace
+
+    value = read_json(path)
+    try:
+        curves = Sensitivity.from_json(value)
+    except StorageError as error:
+        raise StorageError(f"{path}: {error}") from error
+    layers = {group.name for group in trace(strong).groups}
+    for name in sorted(layers.symmetric_difference(curves.groups)):
+        raise StorageError(f"{path}: belongs to another network (layer {name!r}); measure it anew")
+    return curves
+
+
+def _finish_split(
+    strong: "Classifier",
+    found: "Split",
+    images: "Splits",
+    out: Path,
+    terminal: Terminal,
+    kept: dict[str, Any],
+) -> None:
+    """Evaluate, save and show new class modules."""
+    from cnnsplitter.class_modules import compose as put_together
+    from cnnsplitter.evaluation import evaluate
+    from cnnsplitter.pipeline import save_modules
+    from cnnsplitter.results import write_json
+
+    models = {"strong_accuracy": strong, "composed_accuracy": put_together(found)}
+    accuracy = {name: evaluate(model, images.test).accuracy for name, model in models.items()}
+    rows = found.rows(strong)
+    files = save_modules(found, out, kept | {"metrics": accuracy})
+    result = {**accuracy, "modules": rows, "files": files}
+    write_json(out / "split.json", result)
+    show_split(result, terminal)
     terminal.line(f"Written to {out}")
     terminal.result(result)
 
@@ -151,9 +205,7 @@ def compose(
     context: typer.Context,
     modules: Annotated[list[Path], typer.Argument(help="Class modules; a folder means all in it.")],
     out: Out,
-    data: Annotated[
-        str | None, typer.Option("--data", help="Images to calibrate and evaluate on.")
-    ] = None,
+    data: OptionalData = None,
     calibration: Annotated[
         str | None, typer.Option(help="Make scores of different strong models comparable.")
     ] = None,
@@ -170,36 +222,41 @@ def compose(
     require_free(out, force)
     if calibration and not data:
         raise SettingsError("--calibration needs images; give --data")
-    from cnnsplitter.class_modules import ClassModule, calibrate
+    from cnnsplitter.class_modules import ClassModule
     from cnnsplitter.class_modules import compose as put_together
-    from cnnsplitter.commands.models import show_evaluation
     from cnnsplitter.evaluation import evaluate
     from cnnsplitter.storage import load_as, save
 
     terminal = Terminal(json, quiet)
-    parts = [load_as(ClassModule, path) for path in _spread(modules)]
-    composed = put_together(parts)
+    composed = put_together(load_as(ClassModule, path) for path in _spread(modules))
     result: dict[str, Any] = {"file": str(out), "classes": composed.classes}
-    with terminal:
-        if data:
-            images = open_data(context, terminal).relabel(composed.classes)
+    if data:
+        with terminal:
+            opened = open_fitting_data(context, terminal, {modules[0]: composed})
+            images = opened.relabel(composed.classes)
             if calibration:
-                fitted = {
-                    part.source_class: calibrate(
-                        part, images.calibration, part.source_class, calibration, clip=False
-                    )
-                    for part in parts
-                }
-                composed = put_together(parts, fitted)
+                composed = _calibrated(composed, images.calibration, calibration)
             evaluation = evaluate(composed, images.test)
-            result["test"] = evaluation.to_json()
-            show_evaluation(evaluation, terminal)
-    save(composed, out, details=details(), overwrite=force)
+        result["test"] = evaluation.to_json()
+        show_evaluation(evaluation, terminal, "composed model")
+    save(composed, out, details=details(data=data), overwrite=force)
     terminal.line(f"Written to {out}: {', '.join(composed.classes)}")
     terminal.result(result)
 
 
-def _spread(paths: list[Path]) -> list[Path]:
+def _calibrated(composed: "ComposedModel", images: "ImageSet", method: str) -> "ComposedModel":
+    from cnnsplitter.class_modules import calibrate
+    from cnnsplitter.class_modules import compose as put_together
+
+    modules: tuple[ClassModule, ...] = composed.class_modules
+    fitted = {
+        module.source_class: calibrate(module, images, module.source_class, method, clip=False)
+        for module in modules
+    }
+    return put_together(modules, fitted)
+
+
+def _spread(paths: Iterable[Path]) -> list[Path]:
     """Replace folders by the class modules in them."""
     spread: list[Path] = []
     for path in paths:
@@ -208,22 +265,6 @@ def _spread(paths: list[Path]) -> list[Path]:
             raise StorageError(f"{path}: holds no class module (*.safetensors)")
         spread += inside
     return spread
-
-
-def _rows(curves: "Sensitivity") -> list[dict[str, Any]]:
-    sensitive = curves.sensitive()
-    return [
-        {"layer": name}
-        | {f"{r:.0%}": a for r, a in zip(curves.ratios, accuracy, strict=True)}
-        | {"sensitive": "yes" if name in sensitive else "", "start": _percent(starts)}
-        for (name, starts), accuracy in zip(
-            curves.start_ratios().items(), curves.accuracy.tolist(), strict=True
-        )
-    ]
-
-
-def _percent(ratios: tuple[float, ...]) -> str:
-    return " ".join(f"{100 * r:.0f}" for r in ratios) + " %"
 
 
 def register(app: typer.Typer) -> None:

@@ -1,7 +1,7 @@
 """The networks by name, and how to build one again from what a file says about it."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 from cnnsplitter.classifier import Architecture
 from cnnsplitter.errors import SettingsError, require_known
 from cnnsplitter.models.incecnn import InceCNN
+from cnnsplitter.models.libraries import build_library_model, is_library_model
 from cnnsplitter.models.rescnn import ResCNN
 from cnnsplitter.models.resnet import ResNet
 from cnnsplitter.models.simcnn import SimCNN
@@ -58,7 +59,7 @@ def build_model(
     """Build a network with He-normal weights.
 
     Args:
-        name: A key of ``MODELS``.
+        name: A key of ``MODELS``, ``torchvision:NAME`` or ``timm:NAME``.
         classes: Number of logits.
         input_shape: (C, H, W) of one image.
         width: Factor on the kernels of every convolution.
@@ -72,8 +73,13 @@ def build_model(
     Raises:
         SettingsError: An unknown name, or a value that the network cannot be built with.
     """
-    require_known("model", name, MODELS)
     channels, height, wide = input_shape
+    if is_library_model(name):
+        if width != 1 or dropout is not None:
+            raise SettingsError(f"model {name!r} has no width or dropout to set; leave them out")
+        architecture = Architecture(name, {"classes": classes, "channels": channels})
+        return build_from(architecture, seed=seed), architecture
+    require_known("model", name, MODELS)
     accepted = inspect.signature(MODELS[name]).parameters
     arguments: dict[str, Any] = {"classes": classes, "channels": channels, "width": float(width)}
     if "image_size" in accepted:
@@ -97,9 +103,12 @@ def build_from(architecture: Architecture, *, seed: int = 0) -> nn.Module:
     Raises:
         SettingsError: Unknown names (with the nearest match), wrong types or sizes out of bounds.
     """
+    if is_library_model(architecture.name):
+        _check_arguments(architecture, ("classes", "channels"))
+        return build_library_model(architecture.name, **architecture.arguments, seed=seed)
     require_known("model", architecture.name, MODELS)
     builder = MODELS[architecture.name]
-    _check_arguments(architecture, builder)
+    _check_arguments(architecture, inspect.signature(builder).parameters)
     # On the meta device nothing is allocated or drawn before the size is known to be sane.
     with torch.device("meta"):
         net = builder(**architecture.arguments)
@@ -128,8 +137,8 @@ def initialise(net: nn.Module, generator: torch.Generator) -> None:
             module.reset_parameters()
 
 
-def _check_arguments(architecture: Architecture, builder: Callable[..., nn.Module]) -> None:
-    accepted = inspect.signature(builder).parameters
+def _check_arguments(architecture: Architecture, accepted: Iterable[str]) -> None:
+    accepted = tuple(accepted)
     kind = f"argument of model {architecture.name!r}:"
     for name, value in architecture.arguments.items():
         require_known(kind, name, accepted)

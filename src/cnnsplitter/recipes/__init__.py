@@ -4,20 +4,20 @@ import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cnnsplitter.calibration import METHODS
 from cnnsplitter.data import SplitShares
-from cnnsplitter.errors import SettingsError, did_you_mean, require_known
+from cnnsplitter.errors import SettingsError, require_known
+from cnnsplitter.models import MODELS
 from cnnsplitter.patching import RULES
 from cnnsplitter.preprocessing import Preprocessing
 from cnnsplitter.search import GeneticSearch
 from cnnsplitter.sensitivity import RATIOS
+from cnnsplitter.settings import parse_settings
 from cnnsplitter.training import Training
-
-S = TypeVar("S", bound=BaseModel)
 
 TARGET = "{target}"
 """Stands for the target class in the weak model's data source."""
@@ -73,6 +73,12 @@ class ModelSettings(_Settings):
     training: Training = Training()
     target_images: int | None = Field(default=None, ge=2)
 
+    @field_validator("model")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        require_known("model", name, MODELS)
+        return name
+
     @property
     def preprocessing(self) -> Preprocessing:
         """The preprocessing of the network."""
@@ -94,12 +100,29 @@ class SearchSettings(_Settings):
     images: int | None = Field(default=None, ge=2)
     ratios: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(default=RATIOS, min_length=1)
 
+    @model_validator(mode="after")
+    def _is_valid(self) -> Self:
+        _ = self.search
+        return self
+
     @property
     def search(self) -> GeneticSearch:
         """The search with all settings filled in."""
-        base = GeneticSearch.paper(self.preset) if self.preset else GeneticSearch()
-        values = base.model_dump() | self.genetic
-        return parse_settings(GeneticSearch, values, "search.genetic")
+        base = GeneticSearch() if self.preset is None else GeneticSearch.paper(self.preset)
+        return parse_settings(GeneticSearch, base.model_dump() | self.genetic, "genetic")
+
+    def adapted(self, *, population: int | None = None, **changes: Any) -> "SearchSettings":
+        """Return the settings with the given values of ``genetic``, where not None.
+
+        With ``population`` the numbers of parents and elites change in proportion, unless given.
+
+        Raises:
+            SettingsError: A value that is out of range.
+        """
+        sizes = {} if population is None else _sizes(self.search, population)
+        values = self.model_dump()
+        values["genetic"] |= sizes | _given(**changes)
+        return parse_settings(SearchSettings, values, "search")
 
 
 class PatchSettings(_Settings):
@@ -112,8 +135,14 @@ class PatchSettings(_Settings):
     """
 
     targets: tuple[str, ...] = Field(min_length=1)
-    calibration: Literal[METHODS] = "min-max"  # type: ignore[valid-type]
-    rule: Literal[tuple(RULES)] = "replace"  # type: ignore[valid-type]
+    calibration: str = "min-max"
+    rule: str = "replace"
+
+    @model_validator(mode="after")
+    def _are_known(self) -> Self:
+        require_known("calibration", self.calibration, METHODS)
+        require_known("rule", self.rule, RULES)
+        return self
 
 
 class Recipe(_Settings):
@@ -161,19 +190,20 @@ class Recipe(_Settings):
         for model in (values["strong"], values["weak"]):
             model |= _given(width=width and width * model["width"])
             model["training"] |= _given(epochs=epochs)
-        search = self.search.search
-        if population is not None:
-            share = population / search.population
-            values["search"]["genetic"] |= {
-                "population": population,
-                "parents": max(2, round(share * search.parents)),
-                "elites": max(1, round(share * search.elites)),
-            }
-        values["search"]["genetic"] |= _given(generations=generations)
-        values["search"] |= _given(images=search_images)
+        search = self.search.adapted(population=population, generations=generations)
+        values["search"] = search.model_dump() | _given(images=search_images)
         values["patch"] |= _given(targets=targets and tuple(targets))
         values |= _given(seed=seed)
         return parse_settings(Recipe, values, "settings")
+
+
+def _sizes(search: GeneticSearch, population: int) -> dict[str, int]:
+    share = population / search.population
+    return {
+        "population": population,
+        "parents": max(2, round(share * search.parents)),
+        "elites": max(1, round(share * search.elites)),
+    }
 
 
 def _given(**values: Any) -> dict[str, Any]:
@@ -201,26 +231,6 @@ def load_recipe(name_or_path: str) -> Recipe:
     require_known("recipe", name_or_path, recipe_names())
     text = (files(__name__) / f"{name_or_path}.toml").read_bytes()
     return parse_settings(Recipe, _parse_toml(text, path), name_or_path)
-
-
-def parse_settings(kind: type[S], values: dict[str, Any], where: str) -> S:
-    """Validate settings; a ``SettingsError`` names the key and, if unknown, the nearest match."""
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            known = _fields_at(kind, first["loc"][:-1])
-            hint = did_you_mean(str(first["loc"][-1]), known)
-            raise SettingsError(f"{where}: unknown key {key!r}; {hint}") from error
-        raise SettingsError(f"{where}: {key or 'settings'}: {first['msg']}") from error
-
-
-def _fields_at(kind: Any, place: tuple[int | str, ...]) -> tuple[str, ...]:
-    for part in place:
-        kind = kind.model_fields[part].annotation
-    return tuple(kind.model_fields)
 
 
 def _parse_toml(text: bytes, path: Path) -> dict[str, Any]:

@@ -1,0 +1,134 @@
+"""Commands that look at saved models: ``evaluate`` and ``inspect``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cnnsplitter.commands.options import (
+    Channels,
+    Data,
+    Json,
+    Latency,
+    Quiet,
+    Root,
+    Seed,
+    Settings,
+    Size,
+    open_fitting_data,
+)
+from cnnsplitter.commands.tables import (
+    costs_of,
+    outline,
+    show_changes,
+    show_costs,
+    show_evaluation,
+)
+from cnnsplitter.errors import SettingsError
+from cnnsplitter.terminal import Terminal
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cnnsplitter.evaluation import Comparison
+    from cnnsplitter.packing import Model
+
+
+def evaluate(
+    context: typer.Context,
+    model: Annotated[Path, typer.Argument(help="A model saved by this package.")],
+    data: Data,
+    before: Annotated[
+        Path | None, typer.Option("--before", help="A model to compare with, such as the weak one.")
+    ] = None,
+    latency: Latency = False,
+    size: Size = None,
+    channels: Channels = None,
+    root: Root = None,
+    seed: Seed = 0,
+    settings: Settings = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate a model on the test images, alone or against another one."""
+    from cnnsplitter.evaluation import compare
+    from cnnsplitter.evaluation import evaluate as measure
+
+    terminal = Terminal(json, quiet)
+    files = {"model": model} if before is None else {"before": before, "after": model}
+    models = {name: _load_whole(path) for name, path in files.items()}
+    comparison = None
+    with terminal:
+        images = open_fitting_data(
+            context, terminal, {files[name]: model for name, model in models.items()}
+        )
+        if before is None:
+            evaluations = {"model": measure(models["model"], images.test)}
+        else:
+            comparison = compare(models["before"], models["after"], images.test)
+            evaluations = {"before": comparison.before, "after": comparison.after}
+    costs = costs_of(models, images.input_shape, latency)
+    for name, evaluation in evaluations.items():
+        show_evaluation(evaluation, terminal, name)
+    result: dict[str, Any] = {name: e.to_json() for name, e in evaluations.items()}
+    if comparison is not None:
+        show_comparison(comparison, terminal)
+        result["comparison"] = comparison.to_json()
+    show_costs(costs, terminal)
+    terminal.result(result | {"cost": {name: vars(cost) for name, cost in costs.items()}})
+
+
+def _load_whole(path: Path) -> "Model":
+    """Load a model that scores all its classes."""
+    from cnnsplitter.class_modules import ClassModule
+    from cnnsplitter.storage import load
+
+    model = load(path)
+    if isinstance(model, ClassModule):
+        raise SettingsError(f"{path}: a class module scores one class; compose or patch first")
+    return model
+
+
+def show_comparison(comparison: "Comparison", terminal: Terminal) -> None:
+    """Print what changed from one model to the other."""
+    show_changes(comparison.rows(), terminal)
+    lost, won = len(comparison.right_to_wrong), len(comparison.wrong_to_right)
+    terminal.line(f"{won} images became right, {lost} became wrong.")
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A model saved by this package.")],
+    json: Json = False,
+) -> None:
+    """Show what a file holds: classes, networks, selections, calibrations, how it was made."""
+    from cnnsplitter.storage import describe, load
+
+    terminal = Terminal(json)
+    model = load(file)
+    manifest = describe(file)
+    kind, made = manifest.pop("kind"), manifest.pop("details")
+    parts = [{"part": kind} | _size(model, model.input_shape)]
+    parts += [
+        {"part": f"class module {module.source_class}"} | _size(module, module.input_shape)
+        for module in getattr(model, "class_modules", ())
+    ]
+    terminal.line(f"{file}: {kind}\n")
+    for line in outline({**manifest, "made with": made}):
+        terminal.line(line)
+    terminal.table("Size", parts)
+    terminal.result({"kind": kind, **manifest, "details": made, "parts": parts})
+
+
+def _size(model: "nn.Module", input_shape: tuple[int, int, int]) -> dict[str, Any]:
+    from cnnsplitter.cost import measure_cost
+
+    selection = getattr(model, "selection", None)
+    cost = vars(measure_cost(model, input_shape))
+    units = selection and f"{int(selection.keep.sum())} of {len(selection.keep)}"
+    return {"units_kept": units, **{k: v for k, v in cost.items() if v is not None}}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (evaluate, inspect):
+        app.command()(command)

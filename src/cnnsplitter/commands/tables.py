@@ -1,0 +1,124 @@
+"""How results look on the screen."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from cnnsplitter.terminal import Terminal
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cnnsplitter.cost import Cost
+    from cnnsplitter.evaluation import Evaluation
+    from cnnsplitter.sensitivity import Sensitivity
+
+_FIGURES = {
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "other": "accuracy on the other classes",
+}
+
+
+def show_evaluation(evaluation: "Evaluation", terminal: Terminal, name: str = "model") -> None:
+    """Print accuracy and the figures of every class."""
+    figures = zip(
+        evaluation.classes,
+        evaluation.precision.tolist(),
+        evaluation.recall.tolist(),
+        evaluation.f1.tolist(),
+        strict=True,
+    )
+    terminal.table(
+        f"Test images, {name}: accuracy {evaluation.accuracy:.3f}",
+        [
+            {"class": c, "images": evaluation.count(c), "precision": p, "recall": r, "F1": f1}
+            for c, p, r, f1 in figures
+        ],
+    )
+
+
+def show_changes(rows: Iterable[Mapping[str, Any]], terminal: Terminal) -> None:
+    """Print what ``Comparison.rows`` says about every target class, before and after."""
+    changes = [change for row in rows for change in _changes(row)]
+    terminal.table("Before and after, on the test images", changes)
+
+
+def _changes(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    name = f"{row['target']} ({row['n_target']} of {row['n_target'] + row['n_other']} images)"
+    for key, title in _FIGURES.items():
+        before, after = row[f"{key}_before"], row[f"{key}_after"]
+        change = f"{100 * (after - before):+.1f} points"
+        yield {"class": name, "figure": title, "before": before, "after": after, "change": change}
+        name = ""
+
+
+def costs_of(
+    models: Mapping[str, "nn.Module"], input_shape: tuple[int, int, int], latency: bool
+) -> dict[str, "Cost"]:
+    """Measure what each model costs."""
+    from cnnsplitter.cost import measure_cost
+
+    return {n: measure_cost(model, input_shape, latency=latency) for n, model in models.items()}
+
+
+def show_costs(costs: Mapping[str, "Cost"], terminal: Terminal) -> None:
+    """Print what each model costs and, of two, how many times the first the second is."""
+    rows = [{"model": name} | vars(cost) for name, cost in costs.items()]
+    if len(costs) == 2:
+        first, second = costs.values()
+        ratio = second.relative_to(first)
+        rows.append({"model": "ratio", **vars(ratio), "latency_ms": ratio.latency})
+    terminal.table("Cost", rows)
+
+
+def show_split(result: Mapping[str, Any], terminal: Terminal) -> None:
+    """Print how good a strong model and its class modules are, and what these keep of it."""
+    strong, composed = result["strong_accuracy"], result["composed_accuracy"]
+    terminal.line(f"Strong model: accuracy {strong:.3f} on the test images.")
+    terminal.line(f"Composed of its class modules: {composed:.3f}.")
+    terminal.table("Class modules (shares of the strong model)", result["modules"])
+
+
+def show_report(report: Mapping[str, Any], terminal: Terminal) -> None:
+    """Print a run's report."""
+    terminal.line(f"\n{report['title']}\n")
+    show_split(report, terminal)
+    show_changes(report["patches"], terminal)
+
+
+def show_sensitivity(curves: "Sensitivity", terminal: Terminal) -> None:
+    """Print the curves and what is chosen from them, in percent."""
+    starts = curves.start_ratios()
+    terminal.table(
+        "Accuracy in % of the composed model when one layer keeps a share of its kernels",
+        [
+            {"layer": name}
+            | {f"{ratio:.0%}": round(100 * a) for ratio, a in zip(curves.ratios, row, strict=True)}
+            | {"start %": " ".join(f"{100 * ratio:.0f}" for ratio in starts[name])}
+            for name, row in zip(curves.groups, curves.accuracy.tolist(), strict=True)
+        ],
+    )
+    terminal.line(f"Sensitive layers: {', '.join(curves.sensitive()) or 'none'}")
+    terminal.line("A search starts with the shares under 'start %' and may go below them.")
+
+
+def outline(value: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """Yield the lines that show nested JSON values, short ones in one line."""
+    for key, inner in value.items():
+        name = f"{indent}{key.replace('_', ' ')}"
+        parts = inner if isinstance(inner, list) else [inner]
+        if not any(isinstance(part, dict) and part for part in parts):
+            yield f"{name}: {_inline(inner)}"
+            continue
+        for part in parts:
+            yield f"{name}:"
+            yield from outline(part, f"{indent}  ")
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_inline, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None or value == {} else str(value)

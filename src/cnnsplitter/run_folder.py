@@ -1,0 +1,70 @@
+"""The folder of a run: whose it is, and what its files are called."""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from cnnsplitter.errors import StorageError
+from cnnsplitter.results import read_json, write_json
+
+RECIPE = "recipe.json"
+_WRITTEN = (
+    "report.json",
+    "results.json",
+    "sensitivity.json",
+    "importance.safetensors",
+    "search.safetensors",
+    "modules/*.safetensors",
+    "composed.safetensors",
+    "patched-*.safetensors",
+    "strong.safetensors",
+    "strong.checkpoint",
+    "weak-*.safetensors",
+    "weak-*.checkpoint",
+)
+"""What a run writes beside its recipe; the report first, which tells that it is finished."""
+
+
+def claim_folder(folder: Path, recipe: dict[str, Any], *, force: bool = False) -> None:
+    """Make the folder of a run, or make sure that it holds a run of the same recipe.
+
+    Args:
+        folder: The folder.
+        recipe: The recipe as JSON values.
+        force: Remove what a run has written there, whatever its recipe; other files stay.
+
+    Raises:
+        StorageError: The folder holds a run of another recipe and ``force`` is not given, or is
+            not empty and holds no run.
+    """
+    if not _holds_run(folder, recipe):
+        if folder.is_dir() and any(folder.iterdir()):
+            raise StorageError(f"{folder}: is not empty and holds no run; choose another --out")
+    elif force:
+        _clear(folder)
+    elif read_json(folder / RECIPE) == recipe:
+        return
+    else:
+        raise StorageError(
+            f"{folder}: holds a run with other settings; choose another --out, or --force"
+        )
+    write_json(folder / RECIPE, recipe)
+
+
+def file_name(name: str) -> str:
+    """Return a class name as a file name: safe in any folder, and different for each name."""
+    # Dots are left alone by quote, but ".." must not leave the folder.
+    return quote(name, safe="", errors="surrogatepass").replace(".", "%2E")
+
+
+def _holds_run(folder: Path, recipe: dict[str, Any]) -> bool:
+    """Return whether the folder has a recipe; a file of that name may be anything."""
+    path = folder / RECIPE
+    found = read_json(path) if path.exists() else None
+    return isinstance(found, dict) and found.keys() == recipe.keys()
+
+
+def _clear(folder: Path) -> None:
+    for pattern in _WRITTEN:
+        for path in folder.glob(pattern):
+            path.unlink()

@@ -1,0 +1,290 @@
+"""From training to the patch: what each command prints and writes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from cnnsplitter.class_modules import ClassModule, ComposedModel
+from cnnsplitter.classifier import Classifier
+from cnnsplitter.data import load_data
+from cnnsplitter.inference import predict
+from cnnsplitter.patching import PatchedModel
+from cnnsplitter.storage import describe, load, load_as
+from cnnsplitter.training import Training
+from shop import CLASSES, Shop, call, succeed
+
+
+class TestTrain:
+    def test_json_is_the_test_evaluation(self, shop: Shop) -> None:
+        outcome = shop.outcomes["train"]
+        assert outcome.json["file"] == str(shop / "strong.safetensors")
+        assert outcome.json["test"]["classes"] == list(CLASSES)
+        assert outcome.json["test"]["accuracy"] > 0.9
+
+    def test_progress_goes_to_standard_error(self, shop: Shop) -> None:
+        lines = shop.outcomes["train"].err.splitlines()
+        assert lines[0].startswith("train: 1/4  loss ")
+        assert lines[-1].startswith("train: 4/4  loss ")
+
+    def test_the_file_says_how_it_was_made(self, shop: Shop) -> None:
+        details = describe(shop / "strong.safetensors")["details"]
+        wanted = Training.overfit(4).model_copy(update={"batch_size": 16, "learning_rate": 0.1})
+        assert details["training"] == wanted.model_dump()
+        assert (details["kind"], details["seed"]) == ("overfit", 0)
+        assert (
+            details["metrics"]["test_accuracy"] == shop.outcomes["train"].json["test"]["accuracy"]
+        )
+        assert details["versions"]["torch"].startswith("2.")
+
+    def test_preprocessing_is_measured_on_the_training_images(self, shop: Shop) -> None:
+        strong = load_as(Classifier, shop / "strong.safetensors")
+        train = load_data(shop / "data.npz").train
+        mean, std = train.channel_statistics(seed=0)
+        assert strong.preprocessing.mean == pytest.approx(mean)
+        assert strong.preprocessing.std == pytest.approx(std)
+
+    def test_preprocessing_can_be_given(self, shop: Shop, tmp_path: Path) -> None:
+        out = tmp_path / "a.safetensors"
+        data = ("--data", shop / "data.npz", "--epochs", 1)
+        succeed("train", "lenet5", *data, "--out", out, "--mean", "0.25", "--std", "0.5")
+        assert load_as(Classifier, out).preprocessing.mean == (0.25,)
+        assert load_as(Classifier, out).preprocessing.std == (0.5,)
+
+    def test_no_checkpoint_is_left(self, shop: Shop) -> None:
+        assert not list(shop.folder.rglob("*checkpoint*"))
+
+
+class TestAdopt:
+    def test_takes_the_weights_of_a_state_dict(self, shop: Shop, tmp_path: Path) -> None:
+        strong = load_as(Classifier, shop / "strong.safetensors")
+        torch.save(strong.net.state_dict(), tmp_path / "weights.pt")
+        outcome = succeed(
+            *("adopt", "lenet5", tmp_path / "weights.pt", "--data", shop / "data.npz", "--json"),
+            *("--out", tmp_path / "a.safetensors"),
+            *("--mean", strong.preprocessing.mean[0], "--std", strong.preprocessing.std[0]),
+        )
+        assert outcome.json["test"] == shop.outcomes["train"].json["test"]
+        images = load_data(shop / "data.npz").test
+        adopted = load_as(Classifier, tmp_path / "a.safetensors")
+        assert torch.equal(predict(adopted, images), predict(strong, images))
+        assert describe(tmp_path / "a.safetensors")["details"]["weights"] == "weights.pt"
+
+
+class TestSplit:
+    def test_sensitivity_writes_what_it_prints(self, shop: Shop) -> None:
+        printed = shop.outcomes["sensitivity"].json
+        assert json.loads((shop / "curves.json").read_text()) == {
+            key: value for key, value in printed.items() if key != "file"
+        }
+
+    def test_given_curves_are_not_measured_again(self, shop: Shop) -> None:
+        assert "sensitivity" not in shop.outcomes["split"].err
+        assert "search: 2/2" in shop.outcomes["split"].err
+
+    def test_writes_a_class_module_per_class(self, shop: Shop) -> None:
+        result = shop.outcomes["split"].json
+        assert [Path(file).stem for file in result["files"]] == list(CLASSES)
+        assert [row["class"] for row in result["modules"]] == list(CLASSES)
+        for file, name in zip(result["files"], CLASSES, strict=True):
+            assert load_as(ClassModule, file).source_class == name
+
+    def test_both_accuracies_are_those_on_the_test_images(self, shop: Shop) -> None:
+        result = shop.outcomes["split"].json
+        assert result["strong_accuracy"] == shop.outcomes["train"].json["test"]["accuracy"]
+        assert result["composed_accuracy"] == shop.outcomes["compose"].json["test"]["accuracy"]
+
+    def test_text_shows_both_accuracies_and_every_class(self, shop: Shop, tmp_path: Path) -> None:
+        options = ("--data", shop / "data.npz", "--population", 4, "--generations", 1)
+        outcome = succeed("split", shop / "strong.safetensors", *options, "--out", tmp_path / "m")
+        result = json.loads((tmp_path / "m" / "split.json").read_text())
+        assert f"Strong model: accuracy {result['strong_accuracy']:.3f}" in outcome.out
+        assert f"Composed of its class modules: {result['composed_accuracy']:.3f}" in outcome.out
+        table = outcome.out.splitlines()
+        assert all(any(line.startswith(f"{name} ") for line in table) for name in CLASSES)
+
+    def test_population_brings_its_parents_and_elites(self, shop: Shop) -> None:
+        search = describe(shop / "modules" / "cat.safetensors")["details"]["search"]
+        assert search["population"] == 6
+        assert search["elites"] < search["parents"] <= 6
+
+
+class TestSensitivityText:
+    def test_shows_every_layer(self, shop: Shop, tmp_path: Path) -> None:
+        arguments = ("--data", shop / "data.npz", "--search-images", 20)
+        outcome = succeed(
+            *("sensitivity", shop / "strong.safetensors", "--out", tmp_path / "c.json"), *arguments
+        )
+        curves = json.loads((tmp_path / "c.json").read_text())
+        for name, row in curves["accuracy"].items():
+            (line,) = (text for text in outcome.out.splitlines() if text.startswith(f"{name} "))
+            assert line.split()[1:11] == [str(round(100 * share)) for share in row]
+        assert "Sensitive layers: " in outcome.out
+
+
+class TestCompose:
+    def test_scores_are_those_of_the_class_modules(self, shop: Shop) -> None:
+        composed = load_as(ComposedModel, shop / "composed.safetensors")
+        assert composed.classes == CLASSES
+        images = load_data(shop / "data.npz").test
+        modules = [load_as(ClassModule, shop / "modules" / f"{n}.safetensors") for n in CLASSES]
+        scores = torch.stack([predict(module, images) for module in modules], dim=1)
+        assert torch.equal(predict(composed, images), scores)
+
+    def test_a_part_of_the_classes_with_calibration(self, shop: Shop, tmp_path: Path) -> None:
+        files = [shop / "modules" / f"{name}.safetensors" for name in ("dog", "cat")]
+        options = ("--data", shop / "data.npz", "--calibration", "percentile")
+        outcome = succeed("compose", *files, *options, "--out", tmp_path / "c.safetensors")
+        composed = load_as(ComposedModel, tmp_path / "c.safetensors")
+        assert composed.classes == ("dog", "cat")
+        assert composed.calibrations is not None
+        assert [c.kind for c in composed.calibrations] == ["percentile"] * 2
+        assert "Test images, composed model: accuracy" in outcome.out
+
+    def test_needs_no_images(self, shop: Shop, tmp_path: Path) -> None:
+        outcome = succeed("compose", shop / "modules", "--out", tmp_path / "c.safetensors")
+        assert outcome.out == f"Written to {tmp_path / 'c.safetensors'}: {', '.join(CLASSES)}\n"
+
+
+class TestPatch:
+    def test_compares_weak_and_patched(self, shop: Shop) -> None:
+        result = shop.outcomes["patch"].json
+        assert result["targets"] == ["cat"]
+        assert result["before"] == shop.outcomes["weak"].json["test"]
+        assert result["cost"]["patched"]["kernels"] > result["cost"]["weak"]["kernels"]
+        assert load_as(PatchedModel, shop / "patched.safetensors").targets == ("cat",)
+        assert describe(shop / "patched.safetensors")["details"]["metrics"] == result["rows"]
+
+    def test_a_class_module_may_score_a_class_of_another_name(
+        self, shop: Shop, tmp_path: Path
+    ) -> None:
+        outcome = succeed(
+            *("patch", shop / "weak.safetensors", "--data", shop / "data.npz", "--json"),
+            *("--with", f"dog={shop / 'modules' / 'cat.safetensors'}"),
+            *("--with", f"cat={shop / 'modules' / 'ship.safetensors'}"),
+            *("--rule", "renormalise", "--out", tmp_path / "p.safetensors"),
+        )
+        assert outcome.json["targets"] == ["dog", "cat"]
+        patched = load_as(PatchedModel, tmp_path / "p.safetensors")
+        assert [patch.module.source_class for patch in patched.patches] == ["cat", "ship"]
+
+    def test_a_file_name_may_hold_an_equals_sign(self, shop: Shop, tmp_path: Path) -> None:
+        odd = tmp_path / "dog=cat.safetensors"
+        odd.write_bytes((shop / "modules" / "cat.safetensors").read_bytes())
+        out = ("--out", tmp_path / "p.safetensors", "--json")
+        data = ("--data", shop / "data.npz")
+        outcome = succeed("patch", shop / "weak.safetensors", "--with", odd, *data, *out)
+        assert outcome.json["targets"] == ["cat"]
+
+    def test_text_is_the_table_of_before_and_after(self, shop: Shop, tmp_path: Path) -> None:
+        outcome = succeed(
+            *("patch", shop / "weak.safetensors", "--data", shop / "data.npz", "--latency"),
+            *("--with", shop / "modules" / "cat.safetensors", "--out", tmp_path / "p.safetensors"),
+        )
+        (row,) = shop.outcomes["patch"].json["rows"]
+        (line,) = (line for line in outcome.out.splitlines() if " recall " in line)
+        assert line.split()[:2] == ["recall", f"{row['recall_before']:.3f}"]
+        assert (
+            f"cat ({row['n_target']} of {row['n_target'] + row['n_other']} images)" in outcome.out
+        )
+        assert "latency ms" in outcome.out
+        assert "images became right" in outcome.out
+
+
+class TestEvaluate:
+    def test_is_what_training_said(self, shop: Shop) -> None:
+        outcome = succeed(
+            "evaluate", shop / "strong.safetensors", "--data", shop / "data.npz", "--json"
+        )
+        assert outcome.json["model"] == shop.outcomes["train"].json["test"]
+        assert outcome.json["cost"]["model"]["latency_ms"] is None
+        assert outcome.err == ""
+
+    def test_against_another_model(self, shop: Shop) -> None:
+        outcome = succeed(
+            *("evaluate", shop / "patched.safetensors", "--before", shop / "weak.safetensors"),
+            *("--data", shop / "data.npz", "--json"),
+        )
+        patch = shop.outcomes["patch"].json
+        assert outcome.json["before"] == patch["before"]
+        assert outcome.json["after"] == patch["after"]
+        assert outcome.json["comparison"]["rows"] == patch["rows"]
+
+    def test_text_shows_both_models_and_the_ratio_of_their_costs(self, shop: Shop) -> None:
+        outcome = succeed(
+            *("evaluate", shop / "strong.safetensors", "--before", shop / "weak.safetensors"),
+            *("--data", shop / "data.npz"),
+        )
+        assert "Test images, before: accuracy" in outcome.out
+        assert "Test images, after: accuracy" in outcome.out
+        (ratio,) = (line for line in outcome.out.splitlines() if line.startswith("ratio"))
+        assert ratio.split() == ["ratio", "1.000", "1.000", "1.000"]  # two networks of one kind
+
+
+class TestInspect:
+    @pytest.mark.parametrize("name", ["strong", "composed", "patched", "modules/cat"])
+    def test_json_is_the_manifest_and_what_each_part_costs(self, shop: Shop, name: str) -> None:
+        file = shop / f"{name}.safetensors"
+        result = succeed("inspect", file, "--json").json
+        assert describe(file).items() <= result.items()
+        modules = len(getattr(load(file), "class_modules", ()))
+        assert len(result["parts"]) == 1 + modules
+        assert all(part["kernels"] > 0 for part in result["parts"])
+
+    def test_text_has_one_line_per_value(self, shop: Shop) -> None:
+        lines = succeed("inspect", shop / "patched.safetensors").out.splitlines()
+        assert lines[0] == f"{shop / 'patched.safetensors'}: patched"
+        assert "  classes: bird, cat, dog, ship" in lines
+        assert "    kind: min-max" in lines
+        assert "    clip: no" in lines
+        assert any(line.startswith("class module cat") and " of 22 " in line for line in lines)
+        assert not any("{" in line or "[" in line for line in lines)
+
+
+class TestSettingsFile:
+    def test_sets_options_and_flags_win(self, shop: Shop, tmp_path: Path) -> None:
+        file = tmp_path / "train.toml"
+        file.write_text(
+            f"data = {json.dumps(str(shop / 'data.npz'))}\nepochs = 2\nbatch-size = 20\n"
+            "learning-rate = 0.03\njson = true\n"
+        )
+        out = tmp_path / "a.safetensors"
+        succeed("train", "lenet5", "--settings", file, "--epochs", 1, "--out", out)
+        training = describe(out)["details"]["training"]
+        assert (training["epochs"], training["batch_size"]) == (1, 20)
+        assert training["learning_rate"] == 0.03
+
+    def test_names_options_as_the_command_line_does(self, shop: Shop, tmp_path: Path) -> None:
+        file = tmp_path / "patch.toml"
+        module = str(shop / "modules" / "cat.safetensors")
+        file.write_text(f"with = [{json.dumps(module)}]\nrule = 'renormalise'\njson = true\n")
+        outcome = succeed(
+            *("patch", shop / "weak.safetensors", "--settings", file),
+            *("--data", shop / "data.npz", "--out", tmp_path / "p.safetensors"),
+        )
+        assert outcome.json["targets"] == ["cat"]
+        assert describe(tmp_path / "p.safetensors")["rule"] == "renormalise"
+
+
+class TestForce:
+    def test_overwrites(self, shop: Shop, tmp_path: Path) -> None:
+        for name in ("weak.safetensors", "curves.json"):
+            (tmp_path / name).write_text("finished")
+        train = ("train", "lenet5", "--data", shop / "data.npz", "--epochs", 1, "--seed", 1)
+        succeed(*train, "--out", tmp_path / "weak.safetensors", "--force")
+        assert (tmp_path / "weak.safetensors").read_bytes()[:8] != b"finished"
+        curves = ("sensitivity", shop / "strong.safetensors", "--data", shop / "data.npz")
+        succeed(*curves, "--search-images", 20, "--out", tmp_path / "curves.json", "--force")
+        assert json.loads((tmp_path / "curves.json").read_text())
+
+    def test_without_it_class_modules_are_kept_though_nothing_says_finished(
+        self, shop: Shop, tmp_path: Path
+    ) -> None:
+        (tmp_path / "dog.safetensors").write_text("mine")
+        outcome = call(
+            "split", shop / "strong.safetensors", "--data", shop / "data.npz", "--out", tmp_path
+        )
+        assert outcome.code == 2
+        assert "dog.safetensors: exists already" in outcome.err
+        assert (tmp_path / "dog.safetensors").read_text() == "mine"

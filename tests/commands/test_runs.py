@@ -1,0 +1,95 @@
+"""``demo`` and ``run`` at toy size."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cnnsplitter import recipes
+from shop import Outcome, call, files_in, succeed, write_npz
+
+RECIPE = """
+title = "Toy"
+strong_data = { source = "mine" }
+weak_data = { source = "mine[bird,cat]+mine[dog]" }
+strong = { model = "lenet5", training = { epochs = 3, batch_size = 16 } }
+weak = { model = "lenet5", training = { epochs = 1 } }
+search = { ratios = [0.5], genetic = { population = 6, generations = 2, parents = 3, elites = 1 } }
+patch = { targets = ["cat"] }
+"""
+SMALL = ("--population", 4, "--generations", 1, "--search-images", 20)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
+    """The arguments that run the toy recipe."""
+    folder = tmp_path_factory.mktemp("toy")
+    (folder / "toy.toml").write_text(RECIPE)
+    data = write_npz(folder / "data.npz")
+    return ("run", folder / "toy.toml", "--place", f"mine={data}")
+
+
+@pytest.fixture(scope="module")
+def finished(
+    toy: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Outcome]:
+    """The folder of a finished run, and what the command gave."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    return folder, succeed(*toy, *SMALL, "--out", folder, "--json")
+
+
+def test_json_is_the_report_and_every_file(finished: tuple[Path, Outcome]) -> None:
+    folder, outcome = finished
+    report = json.loads((folder / "report.json").read_text())
+    files = sorted(str(path) for path in folder.rglob("*") if path.is_file())
+    assert outcome.json == {**report, "files": files}
+    assert str(folder / "patched-cat.safetensors") in files
+
+
+def test_again_shows_the_same_and_changes_nothing(
+    toy: tuple[object, ...], finished: tuple[Path, Outcome]
+) -> None:
+    folder, outcome = finished
+    trained = (folder / "strong.safetensors").read_bytes()
+    again = succeed(*toy, *SMALL, "--out", folder)
+    assert (folder / "strong.safetensors").read_bytes() == trained
+    report = outcome.json
+    assert "Toy" in again.out.splitlines()
+    assert f"Strong model: accuracy {report['strong_accuracy']:.3f}" in again.out
+    assert f"Composed of its class modules: {report['composed_accuracy']:.3f}" in again.out
+    assert f"cat ({report['patches'][0]['n_target']} of " in again.out
+    assert f"  {folder / 'report.json'}" in again.out.splitlines()
+    assert "train" not in again.err
+
+
+def test_other_settings_do_not_mix(toy: tuple[object, ...], finished: tuple[Path, Outcome]) -> None:
+    folder, _ = finished
+    before = files_in(folder)
+    outcome = call(*toy, *SMALL, "--seed", 7, "--out", folder)
+    assert outcome.code == 2
+    assert str(folder) in outcome.err
+    assert "--force" in outcome.err
+    assert files_in(folder) == before
+
+
+def test_folder_and_settings_from_a_file(
+    toy: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.toml").write_text("target = ['bird', 'dog']\nepochs = 1\nquiet = true\n")
+    outcome = succeed(*toy, *SMALL, "--settings", "run.toml", "--json")
+    assert outcome.err == ""
+    assert [row["target"] for row in outcome.json["patches"]] == ["bird", "dog"]
+    recipe = json.loads((tmp_path / "runs" / "toy" / "recipe.json").read_text())
+    assert recipe["strong"]["training"]["epochs"] == recipe["weak"]["training"]["epochs"] == 1
+    assert recipe["search"]["genetic"]["population"] == 4
+
+
+def test_demo_runs_the_recipe_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_npz(tmp_path / "data.npz")
+    (tmp_path / "demo.toml").write_text(RECIPE.replace("mine", str(data)))
+    small = recipes.load_recipe(str(tmp_path / "demo.toml"))
+    monkeypatch.setattr(recipes, "load_recipe", {"demo": small}.__getitem__)
+    outcome = succeed("demo", "--out", tmp_path / "demo", "--json")
+    assert [row["target"] for row in outcome.json["patches"]] == ["cat"]
+    assert (tmp_path / "demo" / "patched-cat.safetensors").exists()

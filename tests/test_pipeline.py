@@ -1,0 +1,357 @@
+"""Whole runs at toy size, on generated images in the real file formats."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+
+import cnnsplitter.data.named
+from cnnsplitter.calibration import METHODS
+from cnnsplitter.class_modules import ClassModule, ComposedModel
+from cnnsplitter.classifier import Classifier
+from cnnsplitter.errors import DataError, ModelError, SettingsError, StorageError
+from cnnsplitter.evaluation import compare, evaluate
+from cnnsplitter.patching import PatchedModel
+from cnnsplitter.pipeline import Run, adapted_search, save_modules
+from cnnsplitter.progress import Progress, Step, silent
+from cnnsplitter.recipes import Recipe, load_recipe
+from cnnsplitter.results import read_json
+from cnnsplitter.search import GeneticSearch
+from cnnsplitter.storage import describe, load_as
+
+CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+CIFAR100 = ["apple", "baby", "bed", "bicycle", "bottle", "bridge", "camel", "clock", "rose", "bear"]
+DIGITS = [str(digit) for digit in range(10)]
+SETS = {"cifar10": CIFAR10, "cifar100": CIFAR100, "svhn": DIGITS}
+TRAIN, TEST = 20, 4
+CONFIGURATIONS = ("simcnn-cifar10", "rescnn-cifar10", "simcnn-svhn", "rescnn-svhn", "rescnn-svhn-5")
+
+
+def images_of(classes: int, each: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images [N, 32, 32, 3] with a pattern per class under noise, and labels [N]."""
+    labels = np.arange(classes * each) % classes
+    patterns = np.random.default_rng(0).integers(0, 200, (classes, 4, 4, 3))
+    noise = np.random.default_rng(seed).integers(0, 56, (len(labels), 32, 32, 3))
+    patterns = patterns.repeat(8, axis=1).repeat(8, axis=2)
+    return (patterns[labels] + noise).astype(np.uint8), labels
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small lose more than they gain by a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """One npz file per data set."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, classes in SETS.items():
+        parts: dict[str, Any] = {"classes": np.array(classes)}
+        for part, each in (("train", TRAIN), ("test", TEST)):
+            parts[f"x_{part}"], parts[f"y_{part}"] = images_of(len(classes), each, len(part))
+        np.savez(folder / f"{name}.npz", **parts)
+    return {name: str(folder / f"{name}.npz") for name in SETS}
+
+
+def toy(name: str, **changes: Any) -> Recipe:
+    sizes = {"width": 0.1, "epochs": 2, "population": 4, "generations": 2, "search_images": 20}
+    return load_recipe(name).adapted(**sizes | changes)
+
+
+def small(**changes: Any) -> Recipe:
+    """The quickest recipe: digits 0-4, five classes."""
+    recipe = toy("rescnn-svhn-5", **changes)
+    return recipe.model_copy(
+        update={"strong": recipe.strong.model_copy(update={"model": "weak-rescnn", "width": 0.25})}
+        | {"search": load_recipe("demo").search.adapted(population=4, generations=3)}
+    )
+
+
+def finish(run: Run) -> dict[str, Any]:
+    run.check()
+    run.prepare()
+    return run.report()
+
+
+def contents(folder: Path) -> Mapping[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def times(folder: Path) -> Mapping[str, int]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
+
+
+def check_report(report: dict[str, Any], run: Run) -> None:
+    """What a report says is what the saved models do."""
+    recipe, folder = run.recipe, run.folder
+    strong = load_as(Classifier, folder / "strong.safetensors")
+    composed = load_as(ComposedModel, folder / "composed.safetensors")
+    test = run.strong_data.test
+    assert report["strong_accuracy"] == evaluate(strong, test).accuracy
+    assert report["composed_accuracy"] == evaluate(composed, test).accuracy
+    assert [row["class"] for row in report["modules"]] == list(strong.classes)
+    for row in report["modules"]:
+        module = load_as(ClassModule, folder / "modules" / f"{row['class']}.safetensors")
+        assert module.source_class == row["class"]
+        assert 0 < row["kept_kernels"] <= 1
+    (row,) = report["patches"]
+    (target,) = recipe.patch.targets
+    weak = load_as(Classifier, folder / f"weak-{target}.safetensors")
+    patched = load_as(PatchedModel, folder / f"patched-{target}.safetensors")
+    (figures,) = compare(weak, patched, run.weak_data(target).test).rows()
+    assert row.items() >= figures.items()
+    assert row["method"] == "min-max, replace"
+    assert row["macs_patched"] > row["macs_weak"] > 0
+    kept = next(m["kept_kernels"] for m in report["modules"] if m["class"] == target)
+    assert row["kept_kernels"] == pytest.approx(kept)
+    assert read_json(folder / "report.json") == report
+    assert read_json(folder / "results.json")["rows"] == report["patches"]
+    assert not list(folder.glob("*.checkpoint"))
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_published_configurations(name: str, places: dict[str, str], tmp_path: Path) -> None:
+    run = Run(toy(name), tmp_path / "run", places)
+    report = finish(run)
+    check_report(report, run)
+    assert not (tmp_path / "run" / "sensitivity.json").exists()  # the presets list their ratios
+    module = "3" if "svhn" in name else "bird"
+    details = describe(tmp_path / "run" / "modules" / f"{module}.safetensors")["details"]
+    assert details["search"]["gamma"] == GeneticSearch.paper(name).gamma
+
+
+def write_svhn(root: Path, patch: pytest.MonkeyPatch) -> None:
+    """Write the MATLAB files of SVHN: [32, 32, 3, N], and the digit 0 has label 10."""
+    from torchvision.datasets import SVHN
+
+    table = {}
+    for part, each in (("train", TRAIN), ("test", TEST)):
+        images, labels = images_of(10, each, len(part))
+        path = root / f"{part}_32x32.mat"
+        labels = np.where(labels == 0, 10, labels)[:, None]
+        scipy.io.savemat(path, {"X": images.transpose(1, 2, 3, 0), "y": labels})
+        table[part] = ["", path.name, hashlib.md5(path.read_bytes()).hexdigest()]
+    patch.setattr(SVHN, "split_list", table)
+    patch.setattr(cnnsplitter.data.named, "DEFAULT_ROOT", root)
+
+
+def test_published_configuration_from_the_real_svhn_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_svhn(tmp_path, monkeypatch)
+    run = Run(toy("simcnn-svhn-5"), tmp_path / "run", {})
+    check_report(finish(run), run)
+
+
+@pytest.fixture(scope="module")
+def whole(places: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(Run(small(), folder, places))
+    return folder
+
+
+def interrupt(stage: str, done: int) -> Progress:
+    def progress(step: Step, /) -> None:
+        if (step.stage, step.done) == (stage, done):
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize(
+    ("stage", "done"),
+    [
+        ("train strong", 2),
+        ("train weak-3", 1),
+        ("importance", 1),
+        ("sensitivity", 4),
+        ("search", 2),
+    ],
+)
+def test_resumed_equals_uninterrupted(
+    stage: str, done: int, whole: Path, places: dict[str, str], tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        finish(Run(small(), tmp_path, places, interrupt(stage, done)))
+    assert not (tmp_path / "report.json").exists()
+    before = contents(tmp_path)
+    again: list[tuple[str, int]] = []
+    finish(Run(small(), tmp_path, places, lambda step: again.append((step.stage, step.done))))
+    assert contents(tmp_path) == contents(whole)
+    finished = {name for name in before if name.endswith("safetensors") and name[:6] != "search"}
+    assert finished <= contents(whole).keys()
+    assert all((stage, n) not in again for n in range(1, done) if stage != "sensitivity")
+
+
+def test_the_default_search_measures_sensitivity(whole: Path) -> None:
+    curves = read_json(whole / "sensitivity.json")
+    assert curves["ratios"] == [0.2, 0.4, 0.6, 0.8, 1.0]
+
+
+def test_a_second_call_does_nothing_again(whole: Path, places: dict[str, str]) -> None:
+    def nothing(step: Step, /) -> None:
+        raise AssertionError(f"{step.stage} has begun")
+
+    before = times(whole)
+    report = finish(Run(small(), whole, places, nothing))
+    assert report == read_json(whole / "report.json")
+    assert times(whole) == before
+
+
+def test_parts_that_are_there_are_not_made_again(
+    whole: Path, places: dict[str, str], tmp_path: Path
+) -> None:
+    run = Run(small(), tmp_path, places)
+    run.prepare()
+    for name, content in contents(whole).items():
+        if not name.startswith(("modules", "report", "composed", "patched")):
+            (tmp_path / name).write_bytes(content)
+    before = times(tmp_path)
+    stages: list[str] = []
+    finish(Run(small(), tmp_path, places, lambda step: stages.append(step.stage)))
+    assert stages == []
+    assert contents(tmp_path) == contents(whole)
+    kept = {n: t for n, t in times(tmp_path).items() if n in before and n != "results.json"}
+    assert kept == {n: t for n, t in before.items() if n != "results.json"}
+
+
+def test_a_folder_of_another_recipe_is_refused(whole: Path, places: dict[str, str]) -> None:
+    before = contents(whole)
+    with pytest.raises(StorageError, match="holds a run with other settings"):
+        Run(small(seed=1), whole, places).prepare()
+    assert contents(whole) == before
+
+
+def test_a_foreign_folder_is_refused_even_with_force(
+    places: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "strong.safetensors").write_text("mine")
+    for force in (False, True):
+        with pytest.raises(StorageError, match="is not empty and holds no run"):
+            Run(small(), tmp_path, places).prepare(force=force)
+    assert contents(tmp_path) == {"strong.safetensors": b"mine"}
+
+
+def test_force_starts_anew(whole: Path, places: dict[str, str], tmp_path: Path) -> None:
+    for name, content in contents(whole).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "notes.txt").write_text("mine")
+    run = Run(small(seed=1), tmp_path, places)
+    run.prepare(force=True)
+    assert contents(tmp_path).keys() == {"notes.txt", "recipe.json"}
+    assert read_json(tmp_path / "recipe.json")["seed"] == 1
+
+
+def changed(part: str, **values: Any) -> Callable[[Recipe], Recipe]:
+    def change(recipe: Recipe) -> Recipe:
+        return recipe.model_copy(update={part: getattr(recipe, part).model_copy(update=values)})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (changed("patch", targets=("33",)), SettingsError, "target class of the strong .* '33'"),
+        (changed("patch", targets=("6",)), SettingsError, "target class of the strong model '6'"),
+        (changed("weak_data", source="svhn[6-9]"), SettingsError, "of the weak model '3'"),
+        (changed("strong_data", source="svnh"), SettingsError, "unknown data set 'svnh'"),
+        (changed("strong_data", source="cifar10[cta]"), SettingsError, "class 'cta'; did you mean"),
+        (changed("weak_data", train=0.9), SettingsError, "must add up to 1"),
+        (changed("weak", mean=(0.5, 0.5)), ModelError, "for 2 channels but the images have 3"),
+        (changed("strong", std=(0.0,)), SettingsError, "positive stds"),
+        (changed("weak", dropout=0.5), SettingsError, "has no dropout"),
+        (changed("weak_data", source="digits"), DataError, r"\(3, 32, 32\) but .* \(1, 8, 8\)"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(
+    change: Callable[[Recipe], Recipe],
+    error: type[Exception],
+    message: str,
+    places: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    run = Run(change(small()), tmp_path / "run", places)
+    with pytest.raises(error, match=message):
+        run.check()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_scarce_class_loses_training_images_only(places: dict[str, str], tmp_path: Path) -> None:
+    recipe = changed("weak", target_images=5)(small())
+    scarce, all_ = (Run(r, tmp_path, places).weak_data("3") for r in (recipe, small()))
+    names = scarce.classes
+    for part, left, had in zip("abcd", scarce.sets, all_.sets, strict=True):
+        lost = (had.counts() - left.counts()).tolist()
+        expected = had.counts()[names.index("3")].item() - 5 if part == "a" else 0
+        assert lost == [expected if name == "3" else 0 for name in names]
+    again = Run(recipe, tmp_path, places).weak_data("3")
+    assert torch.equal(again.train.rows, scarce.train.rows)
+
+
+def test_sets_of_cifar_are_balanced(places: dict[str, str], tmp_path: Path) -> None:
+    run = Run(toy("simcnn-cifar10"), tmp_path, places)
+    assert run.weak_data("bird").classes == (*CIFAR100[:9], "bird")
+    assert all(len(set(part.counts().tolist())) == 1 for part in run.weak_data("bird").sets)
+
+
+def test_class_names_cannot_leave_the_folder(whole: Path, tmp_path: Path) -> None:
+    module = load_as(ClassModule, whole / "modules" / "3.safetensors")
+    names = ("..", "a/b", "a%2Fb", "/etc/x")
+    found: Any = dict.fromkeys(names, module)
+    files = save_modules(found, tmp_path / "modules", {"seed": 3})
+    assert sorted(files) == sorted(str(p) for p in (tmp_path / "modules").iterdir())
+    assert len(set(files)) == len(names)
+    assert describe(files[0])["details"] == {"seed": 3}
+
+
+def test_weak_models_may_have_any_class_name(places: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "odd.npz"
+    with np.load(places["svhn"]) as arrays:
+        odd = dict(arrays) | {"classes": np.array([*DIGITS[:3], "../..", *DIGITS[4:]])}
+    np.savez(path, **odd)
+    recipe = changed("patch", targets=("../..",))(small(generations=1))
+    recipe = changed("strong_data", source="svhn")(recipe)
+    recipe = changed("weak_data", source="svhn")(recipe)
+    run = Run(recipe, tmp_path / "run", {"svhn": str(path)})
+    run.prepare()
+    run.weak("../..")
+    assert (tmp_path / "run" / "weak-%2E%2E%2F%2E%2E.safetensors").is_file()
+    assert {p.name for p in tmp_path.iterdir()} == {"run", "odd.npz"}
+
+
+def test_adapted_search() -> None:
+    assert adapted_search(None) == GeneticSearch()
+    assert adapted_search("simcnn-svhn") == GeneticSearch.paper("simcnn-svhn")
+    small_one = adapted_search("simcnn-svhn", population=10, generations=3, patience=None)
+    assert (small_one.population, small_one.parents, small_one.elites) == (10, 5, 2)
+    assert (small_one.generations, small_one.mutation) == (3, 0.1)
+    with pytest.raises(SettingsError, match="search: unknown preset 'simcn'; did you mean"):
+        adapted_search("simcn")
+    with pytest.raises(SettingsError, match="genetic: population: Input should be greater"):
+        adapted_search(None, population=1)
+
+
+def test_other_calibrations_can_be_chosen(
+    whole: Path, places: dict[str, str], tmp_path: Path
+) -> None:
+    for name, content in contents(whole).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    for method in METHODS:
+        recipe = changed("patch", calibration=method, rule="renormalise")(small())
+        patched = Run(recipe, tmp_path, places, silent).patched("3")
+        assert (patched.calibrations[0].kind, patched.rule) == (method, "renormalise")

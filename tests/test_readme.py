@@ -1,0 +1,38 @@
+"""The README's Python is run as it stands, and its table is the recorded one."""
+
+import re
+from pathlib import Path
+
+import pytest
+from experiments.table import table
+
+from cnnsplitter.results import read_json
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)
+    assert (tmp_path / "patched.safetensors").is_file()
+    assert names["again"].classes == names["patched"].classes  # type: ignore[attr-defined]
+
+
+def test_the_set_up_is_two_commands() -> None:
+    assert blocks("bash")[0].splitlines() == [
+        "pip install . && cnnsplitter demo",
+        "pip install '.[test]' && pytest",
+    ]
+
+
+def test_the_table_is_the_recorded_one() -> None:
+    rows = read_json(ROOT / "experiments/results/patch-first.json")["rows"]
+    shown = README.split("<!-- patch-first -->\n")[1].split("\n<!-- end -->")[0]
+    assert shown == table(rows)

@@ -1,0 +1,267 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import toys
+from cnnsplitter.class_modules import ClassModule, compose
+from cnnsplitter.classifier import Classifier
+from cnnsplitter.data import Splits, load_data
+from cnnsplitter.errors import DataError, ModelError, SettingsError, StorageError
+from cnnsplitter.importance import measure_importance, uniform_importance
+from cnnsplitter.inference import predict
+from cnnsplitter.models import build_model
+from cnnsplitter.preprocessing import Preprocessing
+from cnnsplitter.progress import Step
+from cnnsplitter.search import GeneticSearch
+from cnnsplitter.sensitivity import Sensitivity
+from cnnsplitter.splitting import Split, as_classifier, class_modules, limited, split, trace
+from cnnsplitter.storage import load_as, save
+from cnnsplitter.training import Training, train
+
+SEARCH = GeneticSearch(population=6, parents=4, elites=2, generations=3)
+CURVES_OF_LENET = Sensitivity(("conv_0", "conv_1"), (0.4, 0.7, 1.0), torch.full((2, 3), 0.5))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small lose more than they gain by a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Splits:
+    return load_data("digits[0-4]")
+
+
+@pytest.fixture(scope="module")
+def strong(digits: Splits) -> Classifier:
+    net, architecture = build_model("lenet5", 5, digits.input_shape, width=0.7)
+    start = Classifier(net, digits.classes, digits.input_shape, Preprocessing(), architecture)
+    return train(start, digits.train, None, Training(epochs=4, batch_size=32), seed=0).classifier
+
+
+@pytest.fixture(scope="module")
+def found(strong: Classifier, digits: Splits) -> Split:
+    return split(strong, digits, search=SEARCH, seed=3, search_images=60)
+
+
+def run(strong: nn.Module, data: Splits, **settings: Any) -> Split:
+    return split(strong, data, search=SEARCH, seed=3, search_images=60, **settings)
+
+
+def nothing(step: Step, /) -> None:
+    raise AssertionError(f"{step.stage} has begun")
+
+
+def test_composing_gives_the_recorded_accuracy(found: Split, digits: Splits) -> None:
+    images = limited(digits.search, 60, 3)
+    assert len(images) == 60
+    scores = predict(compose(found), images)
+    right = (scores.argmax(1) == images.labels).double().mean().item()
+    assert right == pytest.approx(found.result.accuracy, abs=1e-9)
+    assert right > 0.5
+
+
+def test_class_modules_keep_what_their_selections_say(
+    found: Split, strong: Classifier, tmp_path: Path
+) -> None:
+    channels = trace(strong)
+    assert tuple(found) == strong.classes
+    assert len(found) == 5
+    for name, module in found.items():
+        assert module.source_class == name
+        assert module.selection == found.result.selection(name)
+        assert module.selection is not None
+        kernels = sum(m.out_channels for m in module.modules() if isinstance(m, nn.Conv2d))
+        assert kernels == channels.kernels(module.selection)
+        save(module, tmp_path / name)
+        again = load_as(ClassModule, tmp_path / name)
+        x = torch.rand(3, *strong.input_shape)
+        assert torch.equal(again(x), module(x))
+
+
+def test_rows_give_shares_of_the_strong_model(found: Split, strong: Classifier) -> None:
+    rows = found.rows(strong)
+    channels = trace(strong)
+    assert [row["class"] for row in rows] == list(strong.classes)
+    for row in rows:
+        module = found[str(row["class"])]
+        assert module.selection is not None
+        kept = channels.kernels(module.selection)
+        assert row["kernels"] == kept
+        assert row["kept_kernels"] == pytest.approx(kept / channels.kernel_count)
+        parameters = sum(p.numel() for p in module.parameters())
+        whole = sum(p.numel() for p in strong.parameters())
+        assert row["kept_parameters"] == pytest.approx(parameters / whole)
+        assert 0 < float(row["kept_macs"]) <= 1
+
+
+def test_equal_seeds_give_equal_splits(found: Split, strong: Classifier, digits: Splits) -> None:
+    again = run(strong, digits)
+    assert torch.equal(again.result.selections, found.result.selections)
+    assert again.result.history == found.result.history
+
+
+def test_measured_beforehand_is_the_same(found: Split, strong: Classifier, digits: Splits) -> None:
+    stages: set[str] = set()
+
+    def note(step: Step, /) -> None:
+        stages.add(step.stage)
+
+    importance = measure_importance(strong, trace(strong), digits.train)
+    again = run(strong, digits, importance=importance, progress=note)
+    assert stages == {"sensitivity", "search"}
+    assert torch.equal(again.result.selections, found.result.selections)
+    stages.clear()
+    run(strong, digits, importance=importance, sensitivity=CURVES_OF_LENET, progress=note)
+    assert stages == {"search"}
+    stages.clear()
+    own = SEARCH.model_copy(update={"start_ratios": {"conv_0": (0.5,), "conv_1": (0.5,)}})
+    split(strong, digits, search=own, search_images=60, progress=note)
+    assert stages == {"importance", "search"}
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+def test_resumed_equals_uninterrupted(
+    generation: int, found: Split, strong: Classifier, digits: Splits, tmp_path: Path
+) -> None:
+    def interrupt(step: Step, /) -> None:
+        if step.stage == "search" and step.done == generation:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(strong, digits, checkpoint=tmp_path / "search", progress=interrupt)
+    stages: list[str] = []
+    again = run(
+        strong, digits, checkpoint=tmp_path / "search", progress=lambda s: stages.append(s.stage)
+    )
+    assert stages.count("search") == 3 - generation
+    assert torch.equal(again.result.selections, found.result.selections)
+    assert again.result.history == found.result.history
+    for name, module in again.items():
+        pairs = zip(module.parameters(), found[name].parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    with pytest.raises(StorageError, match="seed"):
+        split(
+            strong, digits, search=SEARCH, seed=4, search_images=60, checkpoint=tmp_path / "search"
+        )
+
+
+class Own(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.second = nn.Conv2d(6, 8, 3, stride=2)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.second(torch.relu(self.norm(self.first(x)))))
+        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_any_network_can_be_split_and_is_left_as_it_was(fails: bool, digits: Splits) -> None:
+    net = Own()
+    net.norm.eval()
+    net.first.weight.requires_grad_(False)
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    flags = [(m, m.training) for m in net.modules()]
+    random = torch.get_rng_state()
+
+    def stop(step: Step, /) -> None:
+        if fails and step.stage == "search":
+            raise KeyboardInterrupt
+
+    if fails:
+        with pytest.raises(KeyboardInterrupt):
+            run(net, digits, progress=stop)
+    else:
+        modules = run(net, digits)
+        assert modules["3"].architecture is None
+        assert {id(p) for m in modules.values() for p in m.parameters()}.isdisjoint(
+            id(p) for p in net.parameters()
+        )
+    assert all(torch.equal(state[name], tensor) for name, tensor in net.state_dict().items())
+    assert [(m, m.training) for m in net.modules()] == flags
+    assert not net.first.weight.requires_grad
+    assert all(p.grad is None for p in net.parameters())
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in net.modules())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_classifiers_are_taken_as_they_are(strong: Classifier, digits: Splits) -> None:
+    assert as_classifier(strong, digits) is strong
+    wrapped = as_classifier(strong.net, digits)
+    assert (wrapped.classes, wrapped.input_shape) == (digits.classes, digits.input_shape)
+    assert wrapped.net is strong.net
+
+
+def test_what_cannot_be_split_is_refused_at_once(strong: Classifier, digits: Splits) -> None:
+    with pytest.raises(SettingsError, match="select or reorder"):
+        run(strong, digits.relabel("43210"), progress=nothing)
+    with pytest.raises(DataError, match=r"strong model has images of shape \(1, 8, 8\) but the"):
+        run(strong, toys.splits(50, classes=digits.classes), progress=nothing)
+    without = Splits(digits.train, digits.search.only("0124"), digits.calibration, digits.test)
+    with pytest.raises(DataError, match="digits: no image of 3, but the search needs"):
+        run(strong, without, progress=nothing)
+    with pytest.raises(DataError, match="but the search needs"):
+        split(strong, digits, search_images=2, progress=nothing)
+    without = Splits(digits.train.only("3"), digits.search, digits.calibration, digits.test)
+    with pytest.raises(DataError, match="no image of 0, 1, 2, 4, but importance needs"):
+        run(strong, without, progress=nothing)
+    broken = build_model("lenet5", 5, digits.input_shape)[0]
+    with torch.no_grad():
+        broken.get_parameter("conv_1.bias")[0] = torch.nan
+    with pytest.raises(ModelError, match=r"'conv_1\.bias' holds NaN"):
+        run(broken, digits, progress=nothing)
+    with pytest.raises(ModelError, match="but 5 classes are named"):
+        run(build_model("lenet5", 4, digits.input_shape)[0], digits, progress=nothing)
+
+
+def test_importance_of_another_network_is_refused(strong: Classifier, digits: Splits) -> None:
+    other = trace(as_classifier(Own(), digits))
+    with pytest.raises(SettingsError, match="measured on another network"):
+        run(strong, digits, importance=uniform_importance(other, 5), progress=nothing)
+
+
+def test_class_modules_of_a_result_can_be_cut_again(found: Split, strong: Classifier) -> None:
+    again = class_modules(strong, trace(strong), found.result)
+    x = torch.rand(3, *strong.input_shape)
+    assert all(torch.equal(again[name](x), found[name](x)) for name in found)
+
+
+def test_limited(digits: Splits) -> None:
+    assert limited(digits.search, None, 0) is digits.search
+    assert limited(digits.search, len(digits.search), 0) is digits.search
+    some = limited(digits.search, 25, 0)
+    assert len(some) == 25
+    assert torch.equal(some.rows, limited(digits.search, 25, 0).rows)
+    assert not torch.equal(some.rows, limited(digits.search, 25, 1).rows)
+    assert some.counts().tolist() == [5] * 5
+
+
+def test_no_more_images_are_held_than_a_batch(
+    strong: Classifier, digits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, sizes = digits.search.images.read, []
+
+    def record(rows: Tensor) -> Tensor:
+        sizes.append(len(rows))
+        return read(rows)
+
+    # The rows are repeated, so that there are far more images than in a batch.
+    many = digits.search.take(torch.arange(len(digits.search)).repeat(6))
+    monkeypatch.setattr(digits.search.images, "read", record)
+    data = Splits(digits.train, many, digits.calibration, digits.test)
+    quick = GeneticSearch(population=2, parents=2, elites=1, generations=1)
+    split(strong, data, search=quick, sensitivity=CURVES_OF_LENET)
+    assert len(many) > 512
+    assert max(sizes) <= 256
