@@ -12,7 +12,7 @@ import typer
 
 from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
-from cnnsplitter.errors import CnnSplitterError
+from cnnsplitter.errors import CnnSplitterError, StorageError
 from cnnsplitter.evaluation import compare
 from cnnsplitter.models import build_model
 from cnnsplitter.patching import patch
@@ -40,10 +40,10 @@ def main(
     torch.set_num_threads(threads)
     command = (
         f"python -m experiments.patch_first --cifar10 {cifar10.name} --cifar100 {cifar100.name} "
-        f"--weights {weights.name} --seeds {seeds} --threads {threads}"
+        f"--weights {weights.name} --threads {threads}"
     )
     places = {"cifar10": str(cifar10), "cifar100": str(cifar100)}
-    rows: list[Row] = read_json(out)["rows"] if out.exists() else []
+    rows = known_rows(out, command)
     done = {(row["target"], row["seed"]) for row in rows}
     with Terminal() as terminal:
         for seed in range(seeds):
@@ -57,6 +57,16 @@ def main(
                     rows += cases(run, target)
                     write_results(out, rows, command)
     terminal.table("Patches", rows)
+
+
+def known_rows(out: Path, command: str) -> list[Row]:
+    """Return the rows that the same command has written before."""
+    if not out.exists():
+        return []
+    known = read_json(out)
+    if known["command"] != command:
+        raise StorageError(f"{out}: was made by {known['command']!r}; choose another --out")
+    return list(known["rows"])
 
 
 def provide_strong(run: Run, weights: Path) -> None:

@@ -1,4 +1,4 @@
-"""Settings for all tests: few, reproducible examples, and as many threads as fit two cores."""
+"""Settings for all tests: few, reproducible examples, and one thread, which suits toy networks."""
 
 import torch
 from hypothesis import HealthCheck, settings
@@ -12,4 +12,4 @@ settings.register_profile(
 )
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=300)
 settings.load_profile("default")
-torch.set_num_threads(2)
+torch.set_num_threads(1)

@@ -120,7 +120,8 @@ class Sized(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         first, second = self.conv(x).split(self.sizes, dim=1)
-        return torch.relu(self.last(second)) + first
+        joined: Tensor = torch.relu(self.last(second)) + first
+        return joined
 
 
 class Mlp(nn.Module):

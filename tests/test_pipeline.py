@@ -17,11 +17,12 @@ from cnnsplitter.classifier import Classifier
 from cnnsplitter.errors import DataError, ModelError, SettingsError, StorageError
 from cnnsplitter.evaluation import compare, evaluate
 from cnnsplitter.patching import PatchedModel
-from cnnsplitter.pipeline import Run, adapted_search, save_modules
+from cnnsplitter.pipeline import Run, save_modules
 from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.recipes import Recipe, load_recipe
 from cnnsplitter.results import read_json
-from cnnsplitter.search import GeneticSearch
+from cnnsplitter.search import Generation, GeneticSearch, SearchResult
+from cnnsplitter.splitting import Split
 from cnnsplitter.storage import describe, load_as
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -29,6 +30,7 @@ CIFAR100 = ["apple", "baby", "bed", "bicycle", "bottle", "bridge", "camel", "clo
 DIGITS = [str(digit) for digit in range(10)]
 SETS = {"cifar10": CIFAR10, "cifar100": CIFAR100, "svhn": DIGITS}
 TRAIN, TEST = 20, 4
+GENERATION = Generation(0, 0.9, 0.5, 0.5, 0.8, 0.8, 30)
 CONFIGURATIONS = ("simcnn-cifar10", "rescnn-cifar10", "simcnn-svhn", "rescnn-svhn", "rescnn-svhn-5")
 
 
@@ -311,11 +313,15 @@ def test_sets_of_cifar_are_balanced(places: dict[str, str], tmp_path: Path) -> N
 def test_class_names_cannot_leave_the_folder(whole: Path, tmp_path: Path) -> None:
     module = load_as(ClassModule, whole / "modules" / "3.safetensors")
     names = ("..", "a/b", "a%2Fb", "/etc/x")
-    found: Any = dict.fromkeys(names, module)
+    result = SearchResult(names, torch.ones(4, 2, dtype=torch.bool), "", (GENERATION,))
+    modules = dict.fromkeys(names, module)
+    found = Split(modules, result, torch.ones(2, dtype=torch.int64), "digest")
     files = save_modules(found, tmp_path / "modules", {"seed": 3})
     assert sorted(files) == sorted(str(p) for p in (tmp_path / "modules").iterdir())
     assert len(set(files)) == len(names)
-    assert describe(files[0])["details"] == {"seed": 3}
+    details = describe(files[0])["details"]
+    assert (details["seed"], details["strong_weights"]) == (3, "digest")
+    assert details["metrics"] == {"search_accuracy": GENERATION.accuracy}
 
 
 def test_weak_models_may_have_any_class_name(places: dict[str, str], tmp_path: Path) -> None:
@@ -331,18 +337,6 @@ def test_weak_models_may_have_any_class_name(places: dict[str, str], tmp_path: P
     run.weak("../..")
     assert (tmp_path / "run" / "weak-%2E%2E%2F%2E%2E.safetensors").is_file()
     assert {p.name for p in tmp_path.iterdir()} == {"run", "odd.npz"}
-
-
-def test_adapted_search() -> None:
-    assert adapted_search(None) == GeneticSearch()
-    assert adapted_search("simcnn-svhn") == GeneticSearch.paper("simcnn-svhn")
-    small_one = adapted_search("simcnn-svhn", population=10, generations=3, patience=None)
-    assert (small_one.population, small_one.parents, small_one.elites) == (10, 5, 2)
-    assert (small_one.generations, small_one.mutation) == (3, 0.1)
-    with pytest.raises(SettingsError, match="search: unknown preset 'simcn'; did you mean"):
-        adapted_search("simcn")
-    with pytest.raises(SettingsError, match="genetic: population: Input should be greater"):
-        adapted_search(None, population=1)
 
 
 def test_other_calibrations_can_be_chosen(

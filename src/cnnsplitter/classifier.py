@@ -1,5 +1,6 @@
 """A trained CNN with what is needed to use it: class names, preprocessing, input shape."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +49,14 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map images uint8 or float [B, C, H, W] to logits [B, N]."""
         return self.net(self.preprocessing(images))  # type: ignore[no-any-return]
+
+    def weights_digest(self) -> str:
+        """Return the SHA-256 of all weights and buffers, which tells two trained models apart."""
+        digest = hashlib.sha256()
+        for name, tensor in self.net.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def example(self, batch: int = 2) -> Tensor:
         """Return preprocessed zeros float[batch, C, H, W] that fit ``net``."""

@@ -204,6 +204,12 @@ def classify(model: nn.Module, data: ImageSet) -> Tensor:
             f"the model has the classes ({', '.join(classes)}) but {data.images.name} "
             f"({', '.join(data.classes)}); relabel the data to the model's classes"
         )
+    shape = getattr(model, "input_shape", data.images.shape)
+    if tuple(shape) != tuple(data.images.shape):
+        raise DataError(
+            f"the model takes images of shape {tuple(shape)} but {data.images.name} holds "
+            f"{tuple(data.images.shape)}; use images of the model's shape"
+        )
     outputs = predict(model, data)
     if outputs.shape != (len(data), len(data.classes)):
         raise DataError(

@@ -32,7 +32,11 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        # Some writers make their files readable by the owner alone.
+        temporary.chmod(mode)
         _flush_to_disk(temporary)
         os.replace(temporary, path)
     except StorageError:

@@ -21,13 +21,11 @@ from cnnsplitter.models import build_model
 from cnnsplitter.packing import Model
 from cnnsplitter.patching import PatchedModel, patch
 from cnnsplitter.progress import Progress, silent
-from cnnsplitter.recipes import TARGET, DataSettings, ModelSettings, Recipe, SearchSettings
-from cnnsplitter.results import Row, read_json, write_json, write_results
+from cnnsplitter.recipes import TARGET, DataSettings, ModelSettings, Recipe
+from cnnsplitter.results import Row, read_json, versions, write_json, write_results
 from cnnsplitter.run_folder import claim_folder, file_name
 from cnnsplitter.scoring import CutScorer
-from cnnsplitter.search import GeneticSearch
 from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
-from cnnsplitter.settings import parse_settings
 from cnnsplitter.splitting import IMPORTANCE_IMAGES, Split, limited, split, trace
 from cnnsplitter.storage import load_as, save
 from cnnsplitter.training import train
@@ -59,7 +57,8 @@ class Run:
             StorageError: The folder holds another run and ``force`` is not given, or is not empty
                 and holds no run.
         """
-        claim_folder(self.folder, self.recipe.model_dump(mode="json"), force=force)
+        recipe = self.recipe.model_dump(mode="json") | {"places": dict(self.places)}
+        claim_folder(self.folder, recipe, force=force)
 
     def check(self) -> None:
         """Open all data, build both networks and check targets before any long work starts.
@@ -174,7 +173,8 @@ class Run:
             calibration=settings.calibration,
             rule=settings.rule,
         )
-        self._save(patched, f"patched-{file_name(target)}", patch=settings.model_dump(mode="json"))
+        details = {"patch": settings.model_dump(mode="json")}
+        self._save(patched, f"patched-{file_name(target)}", **details)
         return patched
 
     def report(self) -> dict[str, Any]:
@@ -189,6 +189,7 @@ class Run:
             "strong_accuracy": evaluate(self.strong, self.strong_data.test).accuracy,
             "composed_accuracy": evaluate(self.composed, self.strong_data.test).accuracy,
             "modules": self.split.rows(self.strong),
+            "overlap": self.split.overlap().tolist(),
             "patches": rows,
         }
         write_results(self.folder / "results.json", rows)
@@ -259,7 +260,8 @@ class Run:
 
     def _save(self, model: Model, name: str, **details: Any) -> None:
         path = self.folder / f"{name}.safetensors"
-        save(model, path, details={"seed": self.recipe.seed, **details}, overwrite=True)
+        kept = {"versions": versions(), "seed": self.recipe.seed, **details}
+        save(model, path, details=kept, overwrite=True)
 
 
 def _with_scarce_class(data: Splits, target: str, most: int, seed: int) -> Splits:
@@ -274,18 +276,12 @@ def _with_scarce_class(data: Splits, target: str, most: int, seed: int) -> Split
 
 def save_modules(found: Split, folder: Path, details: Mapping[str, Any]) -> list[str]:
     """Write each class module to a file named after its class; return the files."""
+    known: dict[str, Any] = {"versions": versions(), **details}
+    known.setdefault("metrics", {"search_accuracy": found.result.accuracy})
+    known["strong_weights"] = found.strong_weights
     files = []
     for name, module in found.items():
         path = folder / f"{file_name(name)}.safetensors"
-        save(module, path, details=dict(details), overwrite=True)
+        save(module, path, details=known, overwrite=True)
         files.append(str(path))
     return files
-
-
-def adapted_search(preset: str | None, **changes: Any) -> GeneticSearch:
-    """Return the default search, or a published one, with the settings given that are not None.
-
-    Raises:
-        SettingsError: An unknown preset, or a value that is out of range.
-    """
-    return parse_settings(SearchSettings, {"preset": preset}, "search").adapted(**changes).search

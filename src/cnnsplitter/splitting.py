@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.cutting import sized_values
-from cnnsplitter.class_modules import ClassModule, require_same_shape
+from cnnsplitter.class_modules import ClassModule, overlap, require_same_shape
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import ImageSet, Splits
@@ -32,10 +32,14 @@ class Split(Mapping[str, ClassModule]):
     Attributes:
         modules: One class module per class.
         result: The selections and the search's history.
+        kernels_per_unit: int64[units], of the strong model's channel map.
+        strong_weights: Digest of the strong model's weights.
     """
 
     modules: Mapping[str, ClassModule]
     result: SearchResult
+    kernels_per_unit: Tensor
+    strong_weights: str
 
     def __getitem__(self, name: str) -> ClassModule:
         return self.modules[name]
@@ -46,11 +50,20 @@ class Split(Mapping[str, ClassModule]):
     def __len__(self) -> int:
         return len(self.modules)
 
+    def overlap(self) -> Tensor:
+        """Return float64[classes, classes], the Jaccard index of the kernels that two keep."""
+        return overlap(self.result.selections, self.kernels_per_unit)
+
     def rows(self, strong: Classifier) -> list[dict[str, str | int | float]]:
-        """Return one flat row per class module: what it keeps of ``strong``, as shares."""
+        """Return one flat row per class module.
+
+        They tell the shares of ``strong`` that it keeps, and its mean overlap with the others.
+        """
         whole = measure_cost(strong, strong.input_shape)
         rows: list[dict[str, str | int | float]] = []
-        for name, module in self.items():
+        shared = self.overlap()
+        others = (shared.sum(1) - shared.diagonal()) / max(1, len(self) - 1)
+        for (name, module), common in zip(self.items(), others.tolist(), strict=True):
             cost = measure_cost(module, module.input_shape)
             ratio = cost.relative_to(whole)
             rows.append(
@@ -60,6 +73,7 @@ class Split(Mapping[str, ClassModule]):
                     "kept_kernels": ratio.kernels,
                     "kept_parameters": ratio.parameters,
                     "kept_macs": ratio.multiply_adds,
+                    "overlap": common,
                 }
             )
         return rows
@@ -136,7 +150,8 @@ def split(
         scorer=scorer,
     )
     result = search.run(problem, seed=seed, checkpoint=checkpoint, progress=progress)
-    return Split(class_modules(classifier, channels, result), result)
+    modules = class_modules(classifier, channels, result)
+    return Split(modules, result, channels.kernels_per_unit, classifier.weights_digest())
 
 
 def _require_usable(strong: Classifier, data: Splits, images: ImageSet) -> None:

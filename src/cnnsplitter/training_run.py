@@ -69,7 +69,7 @@ def identity_of(
         "seed": seed,
         "training images": _digest_of(train),
         "validation images": None if validation is None else _digest_of(validation),
-        "starting weights": _digest_of_weights(start),
+        "starting weights": start.weights_digest(),
     }
 
 
@@ -144,12 +144,4 @@ def _digest_of(data: ImageSet) -> str:
     probed = data.rows[:: max(1, len(data) // _PROBED_IMAGES)]
     for tensor in (data.rows, data.labels, data.images.read(probed)):
         digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _digest_of_weights(classifier: Classifier) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in classifier.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

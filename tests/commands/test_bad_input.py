@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -49,6 +50,7 @@ def counter(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_npz(folder / "large.npz", size=32)
     write_npz(folder / "other-classes.npz", ("bird", "cat", "dog", "frog"))
     write_npz(folder / "scarce.npz", few=2)
+    write_untested(folder)
     write_settings(folder)
     (folder / "empty").mkdir()
     return folder
@@ -64,6 +66,14 @@ def spoil(source: Path, to: Path, *, weight: float | None = None, **manifest: An
     save_file(tensors, to, metadata={"cnnsplitter": json.dumps(header | manifest)})
 
 
+def write_untested(folder: Path) -> None:
+    """Write data without test images of the last two classes."""
+    with np.load(folder / "data.npz") as data:
+        tested = data["y_test"] < 2
+        parts = {name: data[name][tested] for name in ("x_test", "y_test")}
+        np.savez(folder / "untested.npz", **{**data, **parts})
+
+
 def write_settings(folder: Path) -> None:
     recipe = (resources.files("cnnsplitter.recipes") / "demo.toml").read_text()
     for name, text in {
@@ -74,6 +84,11 @@ def write_settings(folder: Path) -> None:
         "text": "data = true",
         "itself": "settings = 'typed.toml'",
         "broken": "epochs =",
+        "training": "[training]\nweight_decy = 0.1",
+        "training-type": "[training]\nepochs = 'ten'",
+        "no-table": "training = 3",
+        "genetic": "[genetic]\nmutatoin = 0.1",
+        "genetic-range": "[genetic]\nalpha = 2",
         "recipe": recipe + "\n[strong_data.more]\n",
     }.items():
         (folder / f"{name}.toml").write_text(text)
@@ -169,6 +184,29 @@ MISTAKES = {
     "settings list": Mistake(patch("--settings", "list.toml"), ("list.toml", "'with'", "list")),
     "settings text": Mistake((*TRAIN, "--settings", "text.toml"), ("text.toml", "'data'")),
     "settings of settings": Mistake((*TRAIN, "--settings", "itself.toml"), ("'settings'",)),
+    "settings table": Mistake(
+        (*TRAIN, "--settings", "training.toml"),
+        ("training.toml: training: ", "'weight_decy'", "did you mean 'weight_decay'"),
+    ),
+    "settings in a table": Mistake(
+        (*TRAIN, "--settings", "training-type.toml"), ("training-type.toml", "epochs", "integer")
+    ),
+    "settings not a table": Mistake(
+        (*TRAIN, "--settings", "no-table.toml"), ("no-table.toml", "'training'", "table")
+    ),
+    "settings of another command": Mistake(
+        (*TRAIN, "--settings", "genetic.toml"), ("genetic.toml", "'genetic'")
+    ),
+    "settings of the search": Mistake(
+        on_strong("split", "--settings", "genetic.toml"),
+        ("genetic.toml: genetic: ", "'mutatoin'", "did you mean 'mutation'"),
+    ),
+    "range in the search": Mistake(
+        on_strong("split", "--settings", "genetic-range.toml"), ("genetic-range.toml", "alpha")
+    ),
+    "no test images": Mistake(
+        (*TRAIN, "--data", "untested.npz[dog,ship]"), ("untested.npz", "no test images")
+    ),
     "settings file": Mistake((*TRAIN, "--settings", "none.toml"), ("none.toml",)),
     "settings TOML": Mistake((*TRAIN, "--settings", "broken.toml"), ("broken.toml", "TOML")),
     "option": Mistake((*TRAIN, "--epoch", 1), ("--epoch", "--epochs", "train --help")),

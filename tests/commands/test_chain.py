@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from cnnsplitter.class_modules import ClassModule, ComposedModel
 from cnnsplitter.classifier import Classifier
-from cnnsplitter.data import load_data
+from cnnsplitter.data import ImageSet, load_data
+from cnnsplitter.importance import Importance, measure_importance
 from cnnsplitter.inference import predict
 from cnnsplitter.patching import PatchedModel
 from cnnsplitter.storage import describe, load, load_as
@@ -52,6 +54,19 @@ class TestTrain:
         assert load_as(Classifier, out).preprocessing.mean == (0.25,)
         assert load_as(Classifier, out).preprocessing.std == (0.5,)
 
+    def test_half_of_the_epochs_given_is_underfit(self, shop: Shop, tmp_path: Path) -> None:
+        out = tmp_path / "a.safetensors"
+        options = ("--data", shop / "data.npz", "--kind", "underfit", "--epochs", 5)
+        succeed("train", "lenet5", *options, "--out", out)
+        assert describe(out)["details"]["training"] == Training.underfit(5).model_dump()
+        assert Training.underfit(5).epochs == 2
+
+    def test_a_result_may_be_named_like_a_checkpoint(self, shop: Shop, tmp_path: Path) -> None:
+        options = ("--data", shop / "data.npz", "--epochs", 1)
+        succeed("train", "lenet5", *options, "--out", tmp_path / "a.checkpoint")
+        assert [path.name for path in tmp_path.iterdir()] == ["a.checkpoint"]
+        assert load_as(Classifier, tmp_path / "a.checkpoint").classes == CLASSES
+
     def test_no_checkpoint_is_left(self, shop: Shop) -> None:
         assert not list(shop.folder.rglob("*checkpoint*"))
 
@@ -78,6 +93,31 @@ class TestSplit:
         assert json.loads((shop / "curves.json").read_text()) == {
             key: value for key, value in printed.items() if key != "file"
         }
+
+    def test_sensitivity_limits_the_images_of_importance(
+        self, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        used = []
+
+        def measure(strong: Any, channels: Any, images: ImageSet, **options: Any) -> Importance:
+            used.append(len(images))
+            return measure_importance(strong, channels, images, **options)
+
+        monkeypatch.setattr("cnnsplitter.importance.measure_importance", measure)
+        monkeypatch.setattr("cnnsplitter.splitting.IMPORTANCE_IMAGES", 12)
+        succeed(
+            *("sensitivity", shop / "strong.safetensors", "--data", shop / "data.npz"),
+            *("--search-images", 20, "--out", tmp_path / "c.json"),
+        )
+        assert used == [12]
+
+    def test_writes_what_it_prints(self, shop: Shop) -> None:
+        result = shop.outcomes["split"].json
+        assert json.loads((shop / "modules" / "split.json").read_text()) == result
+        overlap = torch.tensor(result["overlap"], dtype=torch.float64)
+        assert overlap.shape == (len(CLASSES), len(CLASSES))
+        others = (overlap.sum(1) - 1) / (len(CLASSES) - 1)
+        assert others.tolist() == pytest.approx([row["overlap"] for row in result["modules"]])
 
     def test_given_curves_are_not_measured_again(self, shop: Shop) -> None:
         assert "sensitivity" not in shop.outcomes["split"].err
@@ -141,6 +181,18 @@ class TestCompose:
         assert composed.calibrations is not None
         assert [c.kind for c in composed.calibrations] == ["percentile"] * 2
         assert "Test images, composed model: accuracy" in outcome.out
+
+    def test_the_file_says_how_it_was_made(self, shop: Shop, tmp_path: Path) -> None:
+        options = ("--data", shop / "data.npz", "--calibration", "z-score", "--seed", 3, "--json")
+        outcome = succeed("compose", shop / "modules", *options, "--out", tmp_path / "c")
+        made = describe(tmp_path / "c")["details"]
+        assert made.pop("versions")
+        assert made == {
+            "seed": 3,
+            "data": str(shop / "data.npz"),
+            "calibration": "z-score",
+            "metrics": {"test_accuracy": outcome.json["test"]["accuracy"]},
+        }
 
     def test_needs_no_images(self, shop: Shop, tmp_path: Path) -> None:
         outcome = succeed("compose", shop / "modules", "--out", tmp_path / "c.safetensors")
@@ -254,6 +306,33 @@ class TestSettingsFile:
         training = describe(out)["details"]["training"]
         assert (training["epochs"], training["batch_size"]) == (1, 20)
         assert training["learning_rate"] == 0.03
+
+    def test_has_a_table_for_what_no_option_sets(self, shop: Shop, tmp_path: Path) -> None:
+        file, out = tmp_path / "train.toml", tmp_path / "a.safetensors"
+        file.write_text(
+            "kind = 'underfit'\nlearning-rate = 0.03\n"
+            "[training]\nepochs = 4\nweight_decay = 0.01\nlearning_rate = 0.5\n"
+        )
+        succeed("train", "lenet5", "--data", shop / "data.npz", "--settings", file, "--out", out)
+        changes = {"weight_decay": 0.01, "learning_rate": 0.03}
+        wanted = Training.underfit(4).model_copy(update=changes)
+        assert describe(out)["details"]["training"] == wanted.model_dump()
+
+    def test_has_a_table_for_the_search(self, shop: Shop, tmp_path: Path) -> None:
+        file = tmp_path / "split.toml"
+        file.write_text(
+            "generations = 1\n[genetic]\npopulation = 8\nparents = 4\nelites = 2\nalpha = 0.7\n"
+            "generations = 9\n[genetic.thresholds]\n2 = 0.1\n"
+        )
+        succeed(
+            *("split", shop / "strong.safetensors", "--settings", file, "--population", 4),
+            *("--sensitivity", shop / "curves.json", "--data", shop / "data.npz"),
+            *("--search-images", 20, "--out", tmp_path / "m"),
+        )
+        search = describe(tmp_path / "m" / "cat.safetensors")["details"]["search"]
+        wanted = {"population": 4, "parents": 2, "elites": 1, "generations": 1, "alpha": 0.7}
+        assert wanted.items() <= search.items()
+        assert search["thresholds"] == {"2": 0.1}
 
     def test_names_options_as_the_command_line_does(self, shop: Shop, tmp_path: Path) -> None:
         file = tmp_path / "patch.toml"

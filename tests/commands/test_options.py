@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from cnnsplitter.commands import options
-from cnnsplitter.errors import StorageError
-from shop import succeed
+from cnnsplitter.errors import SettingsError, StorageError
+from shop import Shop, call, succeed
 
 
 class TestRequireFolder:
@@ -28,6 +28,22 @@ class TestRequireFolder:
         monkeypatch.setattr("cnnsplitter.commands.options.os.access", lambda path, mode: False)
         with pytest.raises(StorageError, match=f"{tmp_path}: cannot be written to"):
             options.require_folder(tmp_path / "a" / "b")
+
+
+@pytest.mark.parametrize("command", ["split", "sensitivity", "patch", "evaluate", "compose"])
+def test_models_are_run_on_the_best_device(
+    command: str, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_device() -> None:
+        raise SettingsError("asked for the best device")
+
+    monkeypatch.setattr("cnnsplitter.inference.best_device", no_device)
+    module = shop / "modules" / "cat.safetensors"
+    model = module if command == "compose" else shop / "strong.safetensors"
+    out = () if command == "evaluate" else ("--out", tmp_path / "out")
+    parts = ("--with", module) if command == "patch" else ()
+    outcome = call(command, model, *parts, "--data", shop / "data.npz", *out)
+    assert outcome.err == "error: asked for the best device\n"
 
 
 def test_broken_images_are_named_and_counted(tmp_path: Path) -> None:

@@ -59,7 +59,13 @@ def test_again_shows_the_same_and_changes_nothing(
     assert f"Composed of its class modules: {report['composed_accuracy']:.3f}" in again.out
     assert f"cat ({report['patches'][0]['n_target']} of " in again.out
     assert f"  {folder / 'report.json'}" in again.out.splitlines()
-    assert "train" not in again.err
+    assert again.err == f"{folder}: already finished; --force runs it again\n"
+    assert "already finished" not in outcome.err
+    (line,) = (line for line in again.out.splitlines() if " multiply-adds " in line)
+    before, after = (report["patches"][0][f"macs_{name}"] for name in ("weak", "patched"))
+    assert line.split() == [
+        *("multiply-adds", f"{before:,}", f"{after:,}", "x", f"{after / before:.1f}")
+    ]
 
 
 def test_other_settings_do_not_mix(toy: tuple[object, ...], finished: tuple[Path, Outcome]) -> None:

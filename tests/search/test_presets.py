@@ -26,7 +26,7 @@ def test_presets_hold_the_published_settings(name: str) -> None:
     population, mutation, sensitive, ratios, others, gamma, last = TABLE[name]
     search = GeneticSearch.paper(name)
     assert (search.population, search.generations) == (population, 2 * population)
-    assert (search.parents, search.elites) == (population // 2, population // 5)
+    assert (search.parents, search.elites) == (50, 20)
     assert (search.mutation, search.mutation_kind) == (mutation, "redraw")
     assert search.objective == Objective.paper(0.9, gamma)
     assert search.start_ratios == StartRatios(

@@ -155,7 +155,8 @@ def _note(flow: Flow, table: dict[K, Tensor], key: K, ids: Tensor) -> None:
 
 
 def _id_sets(parts: Tensor | tuple[Tensor | int, ...]) -> list[Tensor]:
-    return [p for p in (parts if isinstance(parts, tuple) else (parts,)) if isinstance(p, Tensor)]
+    each = parts if isinstance(parts, tuple) else (parts,)
+    return [part for part in each if isinstance(part, Tensor) and part.numel()]
 
 
 def frozen_ids(rank: int) -> Tensor:

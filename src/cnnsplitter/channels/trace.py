@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import ExportGraphSignature
 
@@ -124,6 +122,9 @@ def number_units(flow: Flow, *, linear_units: bool) -> Tensor:
     A unit has a kernel (or, with ``linear_units``, a row of a linear layer), something reads it,
     and nothing frozen is tied to it.
     """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     edges = torch.cat([torch.empty(2, 0, dtype=torch.int64), *flow.edges], dim=1).numpy()
     shape = (flow.id_count, flow.id_count)
     graph = coo_array((torch.ones(edges.shape[1]).numpy(), (edges[0], edges[1])), shape=shape)

@@ -15,6 +15,7 @@ from cnnsplitter.commands.options import (
     Seed,
     Settings,
     Size,
+    load_model,
     open_fitting_data,
 )
 from cnnsplitter.commands.tables import (
@@ -30,8 +31,10 @@ from cnnsplitter.terminal import Terminal
 if TYPE_CHECKING:
     from torch import nn
 
+    from cnnsplitter.class_modules import ComposedModel
+    from cnnsplitter.classifier import Classifier
     from cnnsplitter.evaluation import Comparison
-    from cnnsplitter.packing import Model
+    from cnnsplitter.patching import PatchedModel
 
 
 def evaluate(
@@ -78,13 +81,16 @@ def evaluate(
     terminal.result(result | {"cost": {name: vars(cost) for name, cost in costs.items()}})
 
 
-def _load_whole(path: Path) -> "Model":
+def _load_whole(path: Path) -> "Classifier | ComposedModel | PatchedModel":
     """Load a model that scores all its classes."""
-    from cnnsplitter.class_modules import ClassModule
-    from cnnsplitter.storage import load
+    from torch import nn
 
-    model = load(path)
-    if isinstance(model, ClassModule):
+    from cnnsplitter.class_modules import ComposedModel
+    from cnnsplitter.classifier import Classifier
+    from cnnsplitter.patching import PatchedModel
+
+    model = load_model(nn.Module, path)
+    if not isinstance(model, Classifier | ComposedModel | PatchedModel):
         raise SettingsError(f"{path}: a class module scores one class; compose or patch first")
     return model
 

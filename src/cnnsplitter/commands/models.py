@@ -20,6 +20,8 @@ from cnnsplitter.commands.options import (
     given,
     open_data,
     require_free,
+    require_test_images,
+    settings_table,
 )
 from cnnsplitter.commands.tables import show_evaluation
 from cnnsplitter.errors import SettingsError, require_known
@@ -63,19 +65,23 @@ def train(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a network; run the command again to go on after a stop."""
+    """Train a network; run the command again to go on after a stop.
+
+    The settings file may have a table [training] with what has no option, such as weight_decay.
+    """
     require_free(out, force)
     changes = given(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, patience=patience
     )
-    training = _training(kind, changes)
+    training = _training(kind, settings_table(context), changes, f"{settings}: training")
     from cnnsplitter.inference import best_device
     from cnnsplitter.training import train as fit
 
     terminal = Terminal(json, quiet)
-    checkpoint = out.with_suffix(".checkpoint")
+    checkpoint = out.with_name(f"{out.name}.checkpoint")
     with terminal:
         images = open_data(context, terminal)
+        require_test_images(images)
         preprocessing = _preprocessing(mean, std, *images.train.channel_statistics(seed=seed))
         dropout = 0.0 if kind in ("overfit", "underfit") else None
         start = _network(model, images, preprocessing, width=width, dropout=dropout, seed=seed)
@@ -118,19 +124,23 @@ def adopt(
     terminal = Terminal(json, quiet)
     with terminal:
         images = open_data(context, terminal)
+        require_test_images(images)
         preprocessing = _preprocessing(mean, std, (0.0,), (1.0,))
         classifier = _network(model, images, preprocessing, width=width, seed=seed)
         classifier.net = load_weights(classifier.net, weights)
     _finish(classifier.eval(), images, out, terminal, force, data=data, weights=weights.name)
 
 
-def _training(kind: str, changes: dict[str, Any]) -> "Training":
+def _training(kind: str, table: dict[str, Any], changes: dict[str, Any], where: str) -> "Training":
+    """Return a recipe for as many epochs as wanted, with the changes of a table and of options."""
     require_known("kind of training", kind, KINDS)
     from cnnsplitter.settings import parse_settings
     from cnnsplitter.training import Training
 
-    base: Training = getattr(Training, kind)()
-    return parse_settings(Training, base.model_dump() | changes, "training")
+    wanted = parse_settings(Training, table, where).model_dump(exclude_unset=True) | changes
+    epochs = given(epochs=wanted.pop("epochs", None))
+    base: Training = getattr(Training, kind)(**epochs)
+    return parse_settings(Training, base.model_dump() | wanted, "training")
 
 
 def _network(

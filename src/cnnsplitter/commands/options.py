@@ -4,16 +4,23 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from cnnsplitter.errors import SettingsError, StorageError, did_you_mean
+from cnnsplitter.errors import DataError, SettingsError, StorageError, did_you_mean
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from cnnsplitter.data import Splits
     from cnnsplitter.packing import Model
+
+M = TypeVar("M", bound="nn.Module")
+_TABLES = {"train": "training", "split": "genetic"}
+"""Command to the table that its settings file may have, for what no option sets."""
+_TABLE = "cnnsplitter.table"
 
 Data = Annotated[
     str,
@@ -60,9 +67,13 @@ def _read_settings(context: typer.Context, path: Path | None) -> Path | None:
         raise SettingsError(f"{path}: cannot be read as TOML: {error}") from error
     known = {_key(parameter): parameter for parameter in context.command.params}
     known = {key: known[key] for key in known.keys() - {"settings", "help"}}
+    table = _TABLES.get(context.command.name or "")
+    if table in values:
+        context.meta[_TABLE] = _table(f"{path}: key {table!r}", values.pop(table))
     for key in values:
         if key not in known:
-            raise SettingsError(f"{path}: unknown key {key!r}; {did_you_mean(key, known)}")
+            hint = did_you_mean(key, [*known, table] if table else known)
+            raise SettingsError(f"{path}: unknown key {key!r}; {hint}")
     context.default_map = {
         known[key].name: _checked(f"{path}: key {key!r}", known[key], value)
         for key, value in values.items()
@@ -73,6 +84,17 @@ def _read_settings(context: typer.Context, path: Path | None) -> Path | None:
 def _key(parameter: Any) -> str:
     """Return how a settings file names an option: as on the command line, without dashes."""
     return str(parameter.opts[0].lstrip("-"))
+
+
+def _table(what: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise SettingsError(f"{what} must be a table, not {value!r}")
+    return value
+
+
+def settings_table(context: typer.Context) -> dict[str, Any]:
+    """Return the table of the settings file, such as ``[training]`` of ``train``; {} if none."""
+    return dict(context.meta.get(_TABLE, {}))
 
 
 def _checked(what: str, parameter: Any, value: Any) -> Any:
@@ -103,6 +125,14 @@ Settings = Annotated[
         help="TOML file with any of these options; a flag given here wins.",
     ),
 ]
+
+
+def load_model(kind: type[M], path: Path) -> M:
+    """Load a model that must be of ``kind``, to the device where it runs fastest."""
+    from cnnsplitter.inference import best_device
+    from cnnsplitter.storage import load_as
+
+    return load_as(kind, path).to(best_device())
 
 
 def open_data(context: typer.Context, terminal: Terminal) -> "Splits":
@@ -140,6 +170,12 @@ def open_fitting_data(
     shapes = {str(path): model.input_shape for path, model in models.items()}
     require_same_shape({data.train.images.name: data.input_shape, **shapes})
     return data
+
+
+def require_test_images(data: "Splits") -> None:
+    """Raise ``DataError`` before any work if there is no image to evaluate its result on."""
+    if not len(data.test):
+        raise DataError(f"{data.test.images.name}: no test images; add some")
 
 
 def require_free(path: Path, force: bool) -> None:

@@ -19,6 +19,7 @@ from cnnsplitter.commands.options import (
     Settings,
     Size,
     details,
+    load_model,
     open_fitting_data,
     require_free,
 )
@@ -60,10 +61,10 @@ def patch(
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.evaluation import compare
     from cnnsplitter.patching import patch as attach
-    from cnnsplitter.storage import load_as, save
+    from cnnsplitter.storage import save
 
     terminal = Terminal(json, quiet)
-    model = load_as(Classifier, weak)
+    model = load_model(Classifier, weak)
     parts = _load_modules(modules)
     with terminal:
         images = open_fitting_data(context, terminal, {weak: model})
@@ -82,12 +83,11 @@ def patch(
 def _load_modules(texts: list[str]) -> dict[str, "ClassModule"]:
     """Load class modules, by the names of the classes that they are to patch."""
     from cnnsplitter.class_modules import ClassModule
-    from cnnsplitter.storage import load_as
 
     modules: dict[str, ClassModule] = {}
     for text in texts:
         name, path = _named(text)
-        module = load_as(ClassModule, path)
+        module = load_model(ClassModule, path)
         target = name or module.source_class
         if target in modules:
             raise SettingsError(f"--with names the class {target!r} twice; keep one")

@@ -98,6 +98,8 @@ def _run(
         work = Run(recipe, folder, places, terminal.progress)
         work.check()
         work.prepare(force=force)
+        if (folder / "report.json").exists():
+            terminal.note(f"{folder}: already finished; --force runs it again")
         report = work.report()
     show_report(report, terminal)
     written = sorted(str(path) for path in folder.rglob("*") if path.is_file())

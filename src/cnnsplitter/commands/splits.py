@@ -23,8 +23,12 @@ from cnnsplitter.commands.options import (
     Settings,
     Size,
     details,
+    given,
+    load_model,
     open_fitting_data,
     require_free,
+    require_test_images,
+    settings_table,
 )
 from cnnsplitter.commands.tables import show_evaluation, show_sensitivity, show_split
 from cnnsplitter.errors import SettingsError, StorageError
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from cnnsplitter.class_modules import ClassModule, ComposedModel
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.data import ImageSet, Splits
+    from cnnsplitter.search import GeneticSearch
     from cnnsplitter.sensitivity import Sensitivity
     from cnnsplitter.splitting import Split
 
@@ -59,10 +64,9 @@ def sensitivity(
     require_free(out, force)
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.results import write_json
-    from cnnsplitter.storage import load_as
 
     terminal = Terminal(json, quiet)
-    model = load_as(Classifier, strong)
+    model = load_model(Classifier, strong)
     with terminal:
         images = open_fitting_data(context, terminal, {strong: model})
         curves = _measure(model, images, search_images, seed, terminal)
@@ -78,14 +82,15 @@ def _measure(
     from cnnsplitter.importance import measure_importance
     from cnnsplitter.scoring import CutScorer
     from cnnsplitter.sensitivity import measure_sensitivity
-    from cnnsplitter.splitting import limited, trace
+    from cnnsplitter.splitting import IMPORTANCE_IMAGES, limited, trace
 
     strong.require_classes(images.classes)
     channels = trace(strong)
     scale = limited(images.search, most, seed)
+    train = limited(images.train, IMPORTANCE_IMAGES, seed)
     return measure_sensitivity(
         CutScorer(strong, channels, scale),
-        measure_importance(strong, channels, images.train, progress=terminal.progress),
+        measure_importance(strong, channels, train, progress=terminal.progress),
         scale.labels,
         progress=terminal.progress,
     )
@@ -116,27 +121,23 @@ def split(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Split a strong model into class modules; run it again to go on after a stop."""
+    """Split a strong model into class modules; run it again to go on after a stop.
+
+    The settings file may have a table [genetic] with what has no option, such as mutation.
+    """
     require_free(out / "split.json", force)
     from cnnsplitter.classifier import Classifier
-    from cnnsplitter.pipeline import adapted_search
     from cnnsplitter.splitting import split as find
-    from cnnsplitter.storage import load_as
 
-    search = adapted_search(
-        preset,
-        population=population,
-        generations=generations,
-        size_weight=size_weight,
-        patience=patience,
-    )
+    search = _search(context)
     terminal = Terminal(json, quiet)
-    model = load_as(Classifier, strong)
+    model = load_model(Classifier, strong)
     measured = None if curves is None else _read_curves(curves, model)
     checkpoint = out / "search.checkpoint"
     _require_free_modules(model, out, force or checkpoint.exists())
     with terminal:
         images = open_fitting_data(context, terminal, {strong: model})
+        require_test_images(images)
         found = find(
             model,
             images,
@@ -150,6 +151,19 @@ def split(
     kept = details(seed=seed, data=data, strong=strong.name, search=search.model_dump(mode="json"))
     _finish_split(model, found, images, out, terminal, kept)
     checkpoint.unlink(missing_ok=True)
+
+
+def _search(context: typer.Context) -> "GeneticSearch":
+    """Return the default search or a published one, with what a table and then options change."""
+    from cnnsplitter.recipes import SearchSettings
+    from cnnsplitter.settings import parse_settings
+
+    options, table = context.params, settings_table(context)
+    chosen = parse_settings(SearchSettings, given(preset=options["preset"]), "search")
+    values = chosen.model_dump() | {"genetic": table}
+    chosen = parse_settings(SearchSettings, values, f"{options['settings']}")
+    names = ("population", "generations", "size_weight", "patience")
+    return chosen.adapted(**{name: options[name] for name in names}).search
 
 
 def _require_free_modules(strong: "Classifier", out: Path, force: bool) -> None:
@@ -194,7 +208,8 @@ def _finish_split(
     accuracy = {name: evaluate(model, images.test).accuracy for name, model in models.items()}
     rows = found.rows(strong)
     files = save_modules(found, out, kept | {"metrics": accuracy})
-    result = {**accuracy, "modules": rows, "files": files}
+    overlap = found.overlap().tolist()
+    result = {**accuracy, "modules": rows, "overlap": overlap, "files": files}
     write_json(out / "split.json", result)
     show_split(result, terminal)
     terminal.line(f"Written to {out}")
@@ -225,11 +240,12 @@ def compose(
     from cnnsplitter.class_modules import ClassModule
     from cnnsplitter.class_modules import compose as put_together
     from cnnsplitter.evaluation import evaluate
-    from cnnsplitter.storage import load_as, save
+    from cnnsplitter.storage import save
 
     terminal = Terminal(json, quiet)
-    composed = put_together(load_as(ClassModule, path) for path in _spread(modules))
+    composed = put_together(load_model(ClassModule, path) for path in _spread(modules))
     result: dict[str, Any] = {"file": str(out), "classes": composed.classes}
+    kept = details(seed=seed, data=data, calibration=calibration)
     if data:
         with terminal:
             opened = open_fitting_data(context, terminal, {modules[0]: composed})
@@ -238,8 +254,9 @@ def compose(
                 composed = _calibrated(composed, images.calibration, calibration)
             evaluation = evaluate(composed, images.test)
         result["test"] = evaluation.to_json()
+        kept["metrics"] = {"test_accuracy": evaluation.accuracy}
         show_evaluation(evaluation, terminal, "composed model")
-    save(composed, out, details=details(data=data), overwrite=force)
+    save(composed, out, details=kept, overwrite=force)
     terminal.line(f"Written to {out}: {', '.join(composed.classes)}")
     terminal.result(result)
 

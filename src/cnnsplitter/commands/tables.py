@@ -51,6 +51,16 @@ def _changes(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         change = f"{100 * (after - before):+.1f} points"
         yield {"class": name, "figure": title, "before": before, "after": after, "change": change}
         name = ""
+    if "macs_weak" in row:
+        before, after = row["macs_weak"], row["macs_patched"]
+        change = f"x {after / before:.1f}"
+        yield {
+            "class": name,
+            "figure": "multiply-adds",
+            "before": before,
+            "after": after,
+            "change": change,
+        }
 
 
 def costs_of(

@@ -57,13 +57,13 @@ def _preset(
     *,
     population: int = 100,
 ) -> Mapping[str, Any]:
-    """Return the settings; parents, elites and generations keep the ratio they have at 100."""
+    """Return the settings; 50 parents and 20 elites are common to all six."""
     return MappingProxyType(
         {
             "population": population,
             "generations": 2 * population,
-            "parents": population // 2,
-            "elites": population // 5,
+            "parents": 50,
+            "elites": 20,
             "mutation": mutation,
             "mutation_kind": "redraw",
             "form": "paper",

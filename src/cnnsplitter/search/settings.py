@@ -77,8 +77,8 @@ class GeneticSettings(BaseModel):
     def paper(cls, name: str) -> Self:
         """Return the settings of a published configuration.
 
-        The paper gives 50 parents and 20 elites for a population of 100; the five-class ones, with
-        a population of 50 and 100 generations, keep these shares: 25 parents and 10 elites.
+        50 parents and 20 elites are common to all; the population is 100 for 200 generations, or
+        50 for 100 with five classes.
 
         Args:
             name: ``simcnn-cifar10``, ``simcnn-svhn``, ``simcnn-svhn-5``, ``rescnn-cifar10``,

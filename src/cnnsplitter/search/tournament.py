@@ -107,7 +107,7 @@ def hold_tournament(
         fitness: Of full ensembles.
         keep_first: Whether the first individuals of all classes, last generation's champion, stay
             together in every merge.
-        generator: Shuffles the classes.
+        generator: Shuffles the classes, and pairs of equal accuracy.
     """
     full = build_ensembles(scores, labels, rules=rules, keep_first=keep_first, generator=generator)
     difference = _difference(full.members, overlap)
@@ -142,7 +142,7 @@ def build_ensembles(
     teams = [_start_team(owner, len(scores), places, labels) for owner in owners]
     while len(teams) > 1:
         merged = [
-            _merge(left, right, labels, rules, keep_first)
+            _merge(left, right, labels, rules, keep_first, generator)
             for left, right in zip(teams[::2], teams[1::2], strict=False)
         ]
         teams = merged + (teams[-1:] if len(teams) % 2 else [])
@@ -182,12 +182,17 @@ def _start_team(owner: int, classes: int, places: Tensor, labels: Tensor) -> Ens
 
 
 def _merge(
-    left: Ensembles, right: Ensembles, labels: Tensor, rules: Rules, keep_first: bool
+    left: Ensembles,
+    right: Ensembles,
+    labels: Tensor,
+    rules: Rules,
+    keep_first: bool,
+    generator: Generator,
 ) -> Ensembles:
     involved = left.classes | right.classes
     hits = _count_ahead(left.right, right.place) + _count_ahead(right.right, left.place).T
     accuracy = (hits.double() / involved[labels].sum().clamp(min=1)).flatten()
-    chosen = _choose(accuracy, rules, int(involved.sum()), keep_first)
+    chosen = _choose(accuracy, rules, int(involved.sum()), keep_first, generator)
     a, b = chosen // hits.shape[1], chosen % hits.shape[1]
     place = torch.minimum(_columns(left.place, a), _columns(right.place, b))
     own = torch.minimum(_columns(left.right, a), _columns(right.right, b))
@@ -205,14 +210,21 @@ def _columns(values: Tensor, chosen: Tensor) -> Tensor:
     return values.gather(1, chosen.expand(len(values), -1))
 
 
-def _choose(accuracy: Tensor, rules: Rules, size: int, keep_first: bool) -> Tensor:
-    """Return the pairs that survive, best first; pair 0 leads if ``keep_first``."""
+def _choose(
+    accuracy: Tensor, rules: Rules, size: int, keep_first: bool, generator: Generator
+) -> Tensor:
+    """Return the pairs that survive, best first; pair 0 leads if ``keep_first``.
+
+    On few images many pairs tie. Chance decides between them: an order by number would let only
+    partners of the first candidates live.
+    """
     ranked = accuracy.clone()
     if keep_first:
         ranked[0] = torch.inf
     passed = int((ranked >= rules.threshold(size)).sum())
     count = min(max(passed, rules.least), rules.most)
-    return ranked.argsort(descending=True, stable=True)[:count]
+    shuffled = torch.randperm(len(ranked), generator=generator)
+    return shuffled[ranked[shuffled].argsort(descending=True, stable=True)[:count]]
 
 
 def _count_ahead(mine: Tensor, theirs: Tensor) -> Tensor:
