@@ -210,6 +210,12 @@ def test_an_input_that_does_not_fit_is_refused() -> None:
         trace(Functional(), (1, 8, 8))
 
 
+def test_a_network_without_convolutions_is_refused() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.ReLU(), nn.Linear(5, 2))
+    with pytest.raises(ModelError, match="Sequential has no convolution"):
+        trace(net)
+
+
 def test_check_refuses_foreign_and_emptying_selections() -> None:
     channels = trace(Functional())
     with pytest.raises(SelectionError, match="another network"):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cnnsplitter.channels.flow import ChannelNorm, Flow, SizedAttribute
 from cnnsplitter.channels.trace import number_units, walk
 from cnnsplitter.channels.verify import find_fault
-from cnnsplitter.errors import SelectionError, UnsupportedModelError
+from cnnsplitter.errors import ModelError, SelectionError, UnsupportedModelError
 from cnnsplitter.selection import Selection
 
 _MOST_REPEATS = 12
@@ -125,7 +125,7 @@ class ChannelMap:
         Raises:
             UnsupportedModelError: See ``unknown``; also for control flow that depends on data,
                 and if masked and cut network cannot be brought to agree.
-            ModelError: If the network does not take the example, or has nothing to select.
+            ModelError: If the network does not take the example, or has no convolution.
         """
         frozen_modules: list[str] = []
         for _ in range(_MOST_REPEATS):
@@ -136,6 +136,8 @@ class ChannelMap:
                 frozen_modules=frozen_modules,
             )
             channels = _build(flow, tuple(example.shape[1:]), linear_units=units == "all")
+            if not channels.layers:
+                raise ModelError(f"{type(model).__name__} has no convolution: nothing to select")
             fault = find_fault(model, channels, example)
             if fault is None:
                 return channels
