@@ -1,7 +1,7 @@
 """Whole runs at toy size, on generated images in the real file formats."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +41,6 @@ def images_of(classes: int, each: int, seed: int) -> tuple[np.ndarray, np.ndarra
     noise = np.random.default_rng(seed).integers(0, 56, (len(labels), 32, 32, 3))
     patterns = patterns.repeat(8, axis=1).repeat(8, axis=2)
     return (patterns[labels] + noise).astype(np.uint8), labels
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small lose more than they gain by a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

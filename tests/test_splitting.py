@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,6 @@ from cnnsplitter.training import Training, train
 
 SEARCH = GeneticSearch(population=6, parents=4, elites=2, generations=3)
 CURVES_OF_LENET = Sensitivity(("conv_0", "conv_1"), (0.4, 0.7, 1.0), torch.full((2, 3), 0.5))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small lose more than they gain by a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

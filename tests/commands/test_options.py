@@ -21,6 +21,7 @@ class TestRequireFolder:
         monkeypatch.chdir(tmp_path)
         options.require_folder(Path())
         options.require_free(Path("a.safetensors"), force=False)
+        assert list(tmp_path.iterdir()) == []
 
     def test_names_the_folder_that_cannot_be_written_to(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
