@@ -22,7 +22,23 @@ from cnnsplitter.packing import Model
 from cnnsplitter.patching import PatchedModel, patch
 from cnnsplitter.progress import Progress, silent
 from cnnsplitter.recipes import TARGET, DataSettings, ModelSettings, Recipe
-from cnnsplitter.results import Row, read_json, versions, write_json, write_results
+from cnnsplitter.report import (
+    Evidence,
+    Report,
+    Step,
+    gather_evidence,
+    kept_by_layer,
+    read_report,
+)
+from cnnsplitter.results import (
+    Row,
+    command_line,
+    machine,
+    read_json,
+    versions,
+    write_json,
+    write_results,
+)
 from cnnsplitter.run_folder import claim_folder, file_name
 from cnnsplitter.scoring import CutScorer
 from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
@@ -177,24 +193,60 @@ class Run:
         self._save(patched, f"patched-{file_name(target)}", **details)
         return patched
 
-    def report(self) -> dict[str, Any]:
-        """Do everything that is not done yet; return and write the figures on the test images."""
+    def report(self) -> Report:
+        """Do everything that is not done yet; return and write the figures on the test images.
+
+        They are written as ``report.json``, and to be read as ``report.html``.
+        """
         path = self.folder / "report.json"
         if path.exists():
-            finished: dict[str, Any] = read_json(path)
-            return finished
-        rows = [self._patch_row(target) for target in self.recipe.patch.targets]
-        summary = {
-            "title": self.recipe.title,
-            "strong_accuracy": evaluate(self.strong, self.strong_data.test).accuracy,
-            "composed_accuracy": evaluate(self.composed, self.strong_data.test).accuracy,
-            "modules": self.split.rows(self.strong),
-            "overlap": self.split.overlap().tolist(),
-            "patches": rows,
-        }
-        write_results(self.folder / "results.json", rows)
-        write_json(path, summary)
-        return summary
+            return read_report(path)
+        from cnnsplitter.report.page import write_page  # matplotlib takes a while to import
+
+        report = self._facts()
+        write_results(self.folder / "results.json", report.patches)
+        write_page(self.folder / "report.html", {self.recipe.title: report})
+        write_json(path, report.model_dump(mode="json"))
+        return report
+
+    def _facts(self) -> Report:
+        search, targets = self.recipe.search.search, self.recipe.patch.targets
+        test, result = self.strong_data.test, self.split.result
+        return Report(
+            title=self.recipe.title,
+            strong_accuracy=evaluate(self.strong, test).accuracy,
+            composed_accuracy=evaluate(self.composed, test).accuracy,
+            classes=list(result.classes),
+            layers=[group.name for group in self.channels.groups],
+            kept=kept_by_layer(self.channels, result),
+            modules=list(self.split.rows(self.strong)),
+            overlap=self.split.overlap().tolist(),
+            history=[Step(**vars(step)) for step in result.history],
+            sensitivity=self.sensitivity.to_json() if search.needs_sensitivity else None,
+            patches=[self._patch_row(target) for target in targets],
+            evidence=[self._evidence(target) for target in targets],
+            costs=self._costs(),
+            recipe=self.recipe.model_dump(mode="json"),
+            machine=machine(),
+            versions=versions(),
+            commands=[command_line()],
+        )
+
+    def _evidence(self, target: str) -> Evidence:
+        weak, test = self.weak(target), self.weak_data(target).test
+        return gather_evidence(weak, self.patched(target), target, test)
+
+    def _costs(self) -> list[Row]:
+        models: dict[str, Model] = {"strong": self.strong, "composed": self.composed}
+        for target in self.recipe.patch.targets:
+            models |= {
+                f"weak, {target}": self.weak(target),
+                f"patched, {target}": self.patched(target),
+            }
+        return [
+            {"model": name, **vars(measure_cost(model, model.input_shape, latency=True))}
+            for name, model in models.items()
+        ]
 
     def _patch_row(self, target: str) -> Row:
         weak, patched, data = self.weak(target), self.patched(target), self.weak_data(target)

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -38,11 +39,16 @@ def write_results(path: Path, rows: Sequence[Row], command: str | None = None) -
         rows: Flat; shares between 0 and 1.
         command: What made them; by default the running program's own command line.
     """
-    command = command or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    command = command or command_line()
     write_json(
         path,
         {"machine": machine(), "versions": versions(), "command": command, "rows": list(rows)},
     )
+
+
+def command_line() -> str:
+    """Return the running program's command line."""
+    return " ".join([Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])])
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -10,6 +10,7 @@ from cnnsplitter.results import read_json, write_json
 RECIPE = "recipe.json"
 _WRITTEN = (
     "report.json",
+    "report.html",
     "results.json",
     "sensitivity.json",
     "importance.safetensors",

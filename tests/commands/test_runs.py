@@ -99,3 +99,20 @@ def test_demo_runs_the_recipe_of_that_name(tmp_path: Path, monkeypatch: pytest.M
     outcome = succeed("demo", "--out", tmp_path / "demo", "--json")
     assert [row["target"] for row in outcome.json["patches"]] == ["cat"]
     assert (tmp_path / "demo" / "patched-cat.safetensors").exists()
+
+
+def test_runs_are_compared_in_one_page(finished: tuple[Path, Outcome], tmp_path: Path) -> None:
+    folder, _ = finished
+    assert (folder / "report.html").is_file()
+    page = tmp_path / "both.html"
+    succeed("report", folder, "--out", page)
+    assert "<title>CNNSplitter: Toy</title>" in page.read_text()
+    assert "exists already" in call("report", folder, "--out", page).err
+    succeed("report", folder, "--out", page, "--force")
+
+
+def test_a_folder_without_a_report_is_named(tmp_path: Path) -> None:
+    outcome = call("report", tmp_path, "--out", tmp_path / "page.html")
+    assert outcome.code == 2
+    assert "report.json: no such file" in outcome.err
+    assert files_in(tmp_path) == {}

@@ -14,6 +14,7 @@ from cnnsplitter.commands.options import (
     SearchImages,
     Settings,
     require_folder,
+    require_free,
 )
 from cnnsplitter.commands.tables import show_report
 from cnnsplitter.errors import SettingsError, require_known
@@ -100,7 +101,7 @@ def _run(
         work.prepare(force=force)
         if (folder / "report.json").exists():
             terminal.note(f"{folder}: already finished; --force runs it again")
-        report = work.report()
+        report = work.report().model_dump(mode="json")
     show_report(report, terminal)
     written = sorted(str(path) for path in folder.rglob("*") if path.is_file())
     terminal.line(f"\nWritten to {folder}:")
@@ -109,7 +110,22 @@ def _run(
     terminal.result({**report, "files": written})
 
 
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    out: Annotated[Path, typer.Option(help="The page that is written.")] = Path("report.html"),
+    force: Force = False,
+) -> None:
+    """Write the report of a run, or compare several, as one HTML page."""
+    require_free(out, force)
+    from cnnsplitter.report import read_report
+    from cnnsplitter.report.page import write_page
+
+    write_page(out, {str(folder): read_report(folder / "report.json") for folder in runs})
+    Terminal().line(f"Written to {out}")
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(demo)
     app.command()(run)
+    app.command()(report)

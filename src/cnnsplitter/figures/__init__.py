@@ -1,0 +1,23 @@
+"""Figures of a run, each as a function that returns a matplotlib figure."""
+
+from cnnsplitter.figures.patches import calibration_curves, confusions, score_histograms
+from cnnsplitter.figures.searches import (
+    kept_kernels,
+    overlap_map,
+    pareto_front,
+    search_progress,
+    sensitivity_curves,
+)
+from cnnsplitter.figures.style import as_svg
+
+__all__ = [
+    "as_svg",
+    "calibration_curves",
+    "confusions",
+    "kept_kernels",
+    "overlap_map",
+    "pareto_front",
+    "score_histograms",
+    "search_progress",
+    "sensitivity_curves",
+]

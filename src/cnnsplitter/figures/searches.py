@@ -1,0 +1,141 @@
+"""Figures of the way from a strong model to its class modules."""
+
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Protocol
+
+from matplotlib.figure import Figure
+
+from cnnsplitter.figures.style import AFTER, BEFORE, grid, heat_map, percent, styled
+from cnnsplitter.sensitivity import Sensitivity
+
+_ACROSS = 4
+_CELL = 0.32
+
+
+class Measured(Protocol):
+    """One step of a search, such as a ``Generation``."""
+
+    @property
+    def index(self) -> int:
+        """Number of the step."""
+        ...
+
+    @property
+    def accuracy(self) -> float:
+        """Of the composed model on the search images."""
+        ...
+
+    @property
+    def difference(self) -> float:
+        """Mean of 1 - Jaccard over the pairs of class modules."""
+        ...
+
+    @property
+    def kept(self) -> float:
+        """Mean share of the kernels that class modules keep."""
+        ...
+
+    @property
+    def measure(self) -> float:
+        """What compares the steps."""
+        ...
+
+
+@styled
+def sensitivity_curves(sensitivity: Sensitivity) -> Figure:
+    """Draw accuracy against the share of kernels kept, one small plot for each layer.
+
+    The shares that a search starts from are marked.
+    """
+    count = len(sensitivity.groups)
+    rows = math.ceil(count / _ACROSS)
+    figure, places = grid(rows, min(count, _ACROSS), 8, 0.5 + 1.6 * rows)
+    starts = sensitivity.start_ratios()
+    low = sensitivity.accuracy.min().item()
+    for place, name, curve in zip(
+        places, sensitivity.groups, sensitivity.accuracy.tolist(), strict=False
+    ):
+        place.plot(sensitivity.ratios, curve, color=AFTER)
+        place.axhline(sensitivity.baseline, color="gray", linewidth=0.6)
+        accuracy = dict(zip(sensitivity.ratios, curve, strict=True))
+        chosen = starts[name]
+        place.plot(chosen, [accuracy[ratio] for ratio in chosen], "o", color=BEFORE, markersize=4)
+        place.set_title(name, size=7)
+        place.set(xlim=(0, 1.03), ylim=(low - 0.03, 1.03))
+        percent(place, x=True, y=True)
+    for place in places[count:]:
+        place.set_visible(False)
+    figure.supxlabel("share of the layer's kernels kept (dots: where a search starts)", size=8)
+    figure.supylabel("accuracy", size=8)
+    return figure
+
+
+@styled
+def search_progress(history: Sequence[Measured]) -> Figure:
+    """Draw accuracy, overlap and kept share of the best ensemble against the step of the search."""
+    figure, places = grid(1, 3, 8, 2.4)
+    values = {
+        "accuracy of the composed model": [step.accuracy for step in history],
+        "overlap of the class modules": [1 - step.difference for step in history],
+        "kernels kept": [step.kept for step in history],
+    }
+    returned = history.index(max(history, key=lambda step: step.measure))
+    steps = [step.index for step in history]
+    for place, (title, curve) in zip(places, values.items(), strict=True):
+        place.plot(steps, curve, color=AFTER)
+        place.plot(steps[returned], curve[returned], "o", color=BEFORE)
+        place.set_title(title)
+        place.set_xlabel("step (dot: returned)")
+        percent(place, y=True)
+    return figure
+
+
+@styled
+def kept_kernels(
+    shares: Sequence[Sequence[float]], classes: Sequence[str], layers: Sequence[str]
+) -> Figure:
+    """Draw the share of kernels that each class module keeps of each layer.
+
+    Args:
+        shares: [classes][layers], between 0 and 1.
+        classes: Names of the rows.
+        layers: Names of the columns.
+    """
+    width, height = 2.5 + _CELL * len(layers), 1.8 + _CELL * len(classes)
+    figure, (place,) = grid(1, 1, min(11, width), height)
+    heat_map(place, shares, classes, layers)
+    return figure
+
+
+@styled
+def overlap_map(overlap: Sequence[Sequence[float]], classes: Sequence[str]) -> Figure:
+    """Draw the Jaccard index of the kernels that every two class modules keep."""
+    side = 1.8 + _CELL * len(classes)
+    figure, (place,) = grid(1, 1, side + 0.8, side)
+    heat_map(place, overlap, classes, classes)
+    return figure
+
+
+@styled
+def pareto_front(
+    costs: Sequence[float], accuracies: Sequence[float], chosen: int | None = None
+) -> Figure:
+    """Draw composed accuracy against multiply-adds, and the front that nothing else beats.
+
+    Args:
+        costs: Multiply-adds, as shares of the strong model's.
+        accuracies: Of the composed models, between 0 and 1.
+        chosen: Position of the one that was taken.
+    """
+    figure, (place,) = grid(1, 1, 4.5, 3)
+    points = sorted(zip(costs, accuracies, strict=True))
+    highest = list(accumulate((accuracy for _, accuracy in points), max))
+    place.plot(costs, accuracies, "o", color="gray", markersize=3)
+    place.step([cost for cost, _ in points], highest, where="post", color=AFTER)
+    if chosen is not None:
+        place.plot(costs[chosen], accuracies[chosen], "o", color=BEFORE)
+    place.set(xlabel="multiply-adds of the strong model", ylabel="accuracy")
+    percent(place, x=True, y=True)
+    return figure

@@ -1,0 +1,92 @@
+"""All that a run's report tells, as JSON values: the page is made from these alone."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cnnsplitter.channels import ChannelMap
+from cnnsplitter.errors import StorageError
+from cnnsplitter.report.evidence import Evidence
+from cnnsplitter.results import Row, read_json
+from cnnsplitter.search import SearchResult
+
+
+class Step(BaseModel):
+    """One step of the search; see ``search.Generation``."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    index: int
+    accuracy: float
+    difference: float
+    kept: float
+    measure: float
+
+
+class Report(BaseModel):
+    """What a run found.
+
+    Attributes:
+        title: Of the recipe.
+        strong_accuracy: On the strong model's test images.
+        composed_accuracy: Of the class modules side by side, on the same images.
+        classes: Of the strong model.
+        layers: Names of the search's layers.
+        kept: Share of the kernels that each class module keeps of each layer, [classes][layers].
+        modules: One row per class module, see ``Split.rows``.
+        overlap: Jaccard index of the kernels, [classes][classes].
+        history: The steps of the search.
+        sensitivity: See ``Sensitivity.to_json``; None if it was not measured.
+        patches: One row per patch, see ``Comparison.rows``.
+        evidence: What each patch did.
+        costs: One row per model.
+        recipe: All settings.
+        machine: See ``results.machine``.
+        versions: See ``results.versions``.
+        commands: What repeats the run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    strong_accuracy: float
+    composed_accuracy: float
+    classes: list[str]
+    layers: list[str]
+    kept: list[list[float]]
+    modules: list[Row]
+    overlap: list[list[float]]
+    history: list[Step]
+    sensitivity: dict[str, Any] | None
+    patches: list[Row]
+    evidence: list[Evidence]
+    costs: list[Row]
+    recipe: dict[str, Any]
+    machine: dict[str, str | int]
+    versions: dict[str, str]
+    commands: list[str]
+
+
+def kept_by_layer(channels: ChannelMap, result: SearchResult) -> list[list[float]]:
+    """Return the share of kernels that each class module keeps of each layer, [classes][layers]."""
+    weights = channels.kernels_per_unit.double()
+    return [
+        [
+            ((weights * keep)[group.units].sum() / weights[group.units].sum()).item()
+            for group in channels.groups
+        ]
+        for keep in result.selections
+    ]
+
+
+def read_report(path: Path) -> Report:
+    """Read the facts of a finished run; ``StorageError`` if the file holds something else."""
+    value = read_json(path)
+    try:
+        return Report.model_validate(value)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise StorageError(
+            f"{path}: is no report of this version (at {place!r}); run it again with --force"
+        ) from error

@@ -1,0 +1,141 @@
+"""From the facts of runs to one HTML page that loads nothing from anywhere."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from cnnsplitter import figures
+from cnnsplitter.errors import StorageError
+from cnnsplitter.files import replacing
+from cnnsplitter.report.evidence import Evidence
+from cnnsplitter.report.facts import Report
+from cnnsplitter.sensitivity import Sensitivity
+
+CHANGES = {
+    "precision": "Precision",
+    "recall": "Recall",
+    "f1": "F1",
+    "other": "Accuracy on the other classes",
+}
+
+
+def render(runs: Mapping[str, Report]) -> str:
+    """Return a page that tells the story of each run and, of several, compares them.
+
+    Args:
+        runs: The facts of each run by its name, such as its folder.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters |= {"percent": _percent, "points": _points, "number": _number}
+    source = files("cnnsplitter.report").joinpath("page.html").read_text()
+    stories = [_story(i, name, report) for i, (name, report) in enumerate(runs.items())]
+    return environment.from_string(source).render(stories=stories, changes=CHANGES)
+
+
+def write_page(path: Path, runs: Mapping[str, Report]) -> None:
+    """Write what ``render`` returns, whole or not at all."""
+    page = render(runs)
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _story(number: int, name: str, report: Report) -> dict[str, Any]:
+    return {
+        "id": f"run{number}",
+        "name": name,
+        "report": report,
+        "settings": json.dumps(report.recipe, indent=2),
+        "kept": sum(map(_mean, report.kept)) / max(1, len(report.kept)),
+        "search": list(_search_figures(f"Run {number + 1}", report)),
+        "evidence": [
+            {"facts": facts, "figures": list(_patch_figures(f"Run {number + 1}", facts))}
+            for facts in report.evidence
+        ],
+    }
+
+
+def _search_figures(prefix: str, report: Report) -> Iterable[dict[str, Any]]:
+    yield _figure(
+        f"{prefix}: kernels that each class module keeps",
+        "Share of the strong model's kernels, in per cent, by class and layer.",
+        figures.kept_kernels(report.kept, report.classes, report.layers),
+    )
+    yield _figure(
+        f"{prefix}: overlap between class modules",
+        "Jaccard index of the kernels kept, in per cent: 100 means the same kernels.",
+        figures.overlap_map(report.overlap, report.classes),
+    )
+    if report.history:
+        yield _figure(
+            f"{prefix}: progress of the search",
+            "The best set of class modules so far, on the search images.",
+            figures.search_progress(report.history),
+        )
+    if report.sensitivity is not None:
+        curves = _sensitivity(report.sensitivity)
+        yield _figure(
+            f"{prefix}: sensitivity of the layers",
+            "Accuracy of the composed model when one layer keeps only its most important kernels.",
+            figures.sensitivity_curves(curves),
+        )
+
+
+def _patch_figures(prefix: str, facts: Evidence) -> Iterable[dict[str, Any]]:
+    before, after = facts.scores_before, facts.scores_after
+    yield _figure(
+        f"{prefix}: confusion matrices, patch of {facts.target}",
+        "What the images of each class are taken for, in per cent of the class.",
+        figures.confusions(facts.confusion_before, facts.confusion_after, facts.classes),
+    )
+    edges = [i / len(before.histogram[0]) for i in range(len(before.histogram[0]) + 1)]
+    yield _figure(
+        f"{prefix}: scores of {facts.target}",
+        "How the probability given to the class is spread over its own images and over others.",
+        figures.score_histograms(edges, before.histogram, after.histogram, facts.target),
+    )
+    yield _figure(
+        f"{prefix}: calibration of {facts.target}",
+        "A point on the line: what is given a probability is that often of the class.",
+        figures.calibration_curves(before.calibration, after.calibration, facts.target),
+    )
+
+
+def _figure(title: str, caption: str, figure: Figure) -> dict[str, Any]:
+    # The SVG is this package's own, with every name in it escaped by matplotlib.
+    svg = Markup(figures.as_svg(figure, title, caption))
+    return {"title": _capital(title.partition(": ")[2]), "caption": caption, "svg": svg}
+
+
+def _sensitivity(value: dict[str, Any]) -> Sensitivity:
+    try:
+        return Sensitivity.from_json(value)
+    except StorageError as error:
+        raise StorageError(f"the report's sensitivity: {error}") from error
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / max(1, len(values))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _points(change: float) -> str:
+    return f"{100 * change:+.1f}"
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.3f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

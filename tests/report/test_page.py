@@ -1,0 +1,137 @@
+"""The report as text and in a real browser."""
+
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cnnsplitter.errors import StorageError
+from cnnsplitter.report import Report, read_report
+from cnnsplitter.report.page import render, write_page
+from cnnsplitter.results import write_json
+from pages import EVIL, facts
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+LARGEST = 3_000_000
+
+
+class Tags(HTMLParser):
+    """All tags and attribute values of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.values: list[tuple[str, str]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.values += [(name, value or "") for name, value in attrs]
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return render({"runs/a": facts()})
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not CHROMIUM.exists():
+        pytest.skip("no chromium")
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    with api.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+def test_the_page_loads_nothing_and_has_one_script(page: str) -> None:
+    tags = Tags(page)
+    assert tags.names.count("script") == 1
+    loads = [value for name, value in tags.values if name in ("src", "href", "xlink:href")]
+    assert loads
+    assert all(value.startswith(("data:image/png;base64,", "#")) for value in loads)
+    assert len(page) < LARGEST
+
+
+def test_ids_are_unique(page: str) -> None:
+    both = render({"a": facts(), "b": facts("$x$", "Another")})
+    for text in (page, both):
+        ids = [value for name, value in Tags(text).values if name == "id"]
+        assert len(ids) == len(set(ids))
+
+
+def test_equal_facts_give_equal_pages(page: str) -> None:
+    assert render({"runs/a": facts()}) == page
+
+
+def test_several_runs_are_compared() -> None:
+    text = render({"runs/a": facts(), "runs/b": facts("$x$", "Another")})
+    assert "Comparison of 2 runs" in text
+    assert text.count("runs/b") == 2
+
+
+def test_facts_survive_their_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "report.json", facts().model_dump(mode="json"))
+    assert read_report(tmp_path / "report.json") == facts()
+
+
+@pytest.mark.parametrize("value", [[], {"title": "x"}, {**facts().model_dump(), "kept": "all"}])
+def test_a_foreign_report_is_refused(tmp_path: Path, value: Any) -> None:
+    write_json(tmp_path / "report.json", value)
+    with pytest.raises(StorageError, match=r"report\.json: is no report"):
+        read_report(tmp_path / "report.json")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (390, "dark")])
+def test_the_page_in_a_browser(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe")
+    write_page(tmp_path / "report.html", {"a": facts(), "b": facts("$x$", "Another")})
+    tab = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    troubles: list[str] = []
+    requests: list[str] = []
+    tab.on("console", lambda message: troubles.append(message.text))
+    tab.on("pageerror", lambda error: troubles.append(str(error)))
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.goto(f"file://{tmp_path}/report.html")
+
+    assert tab.title() == "CNNSplitter: comparison of runs"
+    assert EVIL in tab.locator("#run0").inner_text()
+    story = tab.locator("#run0")
+    story.get_by_role("tab", name="Class modules").click()
+    assert story.get_by_role("tabpanel").count() == 1
+    assert story.get_by_role("heading", name="Overlap between class modules").is_visible()
+    story.get_by_role("tab", name="Class modules").press("ArrowLeft")
+    assert story.get_by_role("heading", name="The patch in detail").is_visible()
+
+    story.get_by_role("button", name="Enlarge the image").first.click()
+    assert tab.get_by_role("dialog").locator("img").is_visible()
+    tab.keyboard.press("Escape")
+    assert tab.get_by_role("dialog").count() == 0
+    story.get_by_role("button", name="Enlarge the figure").first.click()
+    assert tab.get_by_role("dialog").locator("svg").is_visible()
+    tab.get_by_role("button", name="Close").click()
+
+    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    found = axe.Axe().run(tab).response["violations"]
+    assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
+    assert troubles == []
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+
+
+def test_print_shows_every_part(browser: Any, tmp_path: Path) -> None:
+    write_page(tmp_path / "report.html", {"a": facts()})
+    tab = browser.new_page()
+    tab.goto(f"file://{tmp_path}/report.html")
+    tab.emulate_media(media="print")
+    assert tab.locator(".panel").count() == 4
+    assert all(panel.is_visible() for panel in tab.locator(".panel").all())
+
+
+def test_a_report_without_sensitivity_has_one_figure_less(page: str) -> None:
+    report = facts().model_copy(update={"sensitivity": None})
+    assert isinstance(report, Report)
+    assert render({"a": report}).count("<figure>") == page.count("<figure>") - 1
