@@ -1,12 +1,11 @@
 """Two ways to run a selection: mask what readers see, or cut a narrow copy. Both are equal."""
 
-import torch
 from torch import Tensor, nn
 
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.cutting import narrow_copy
 from cnnsplitter.channels.masking import masked
-from cnnsplitter.channels.shadow import without_data
+from cnnsplitter.channels.shadow import run_shapes
 from cnnsplitter.channels.verify import RUN_ERRORS
 from cnnsplitter.errors import UnsupportedModelError
 from cnnsplitter.inference import eval_mode
@@ -23,11 +22,9 @@ def extract(model: nn.Module, channels: ChannelMap, selection: Selection) -> nn.
     channels.check(selection)
     narrow = narrow_copy(model, channels, selection.keep)
     # Shapes tell whether it runs: no numbers are computed, and nothing more is held in memory.
-    dtype = next(narrow.parameters()).dtype
-    example = torch.empty(2, *channels.input_shape, dtype=dtype, device="meta")
     try:
-        with torch.no_grad():
-            without_data(narrow)(example)
+        with eval_mode(narrow):
+            run_shapes(narrow, (2, *channels.input_shape))
     except RUN_ERRORS as error:
         raise UnsupportedModelError(
             f"the cut {type(model).__name__} does not run, so its forward holds a number of "
