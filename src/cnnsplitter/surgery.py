@@ -1,11 +1,12 @@
 """Two ways to run a selection: mask what readers see, or cut a narrow copy. Both are equal."""
 
-import torch
 from torch import Tensor, nn
 
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.cutting import narrow_copy
 from cnnsplitter.channels.masking import masked
+from cnnsplitter.channels.shadow import run_shapes
+from cnnsplitter.channels.verify import RUN_ERRORS
 from cnnsplitter.errors import UnsupportedModelError
 from cnnsplitter.inference import eval_mode
 from cnnsplitter.selection import Selection
@@ -20,12 +21,11 @@ def extract(model: nn.Module, channels: ChannelMap, selection: Selection) -> nn.
     """
     channels.check(selection)
     narrow = narrow_copy(model, channels, selection.keep)
-    parameter = next(narrow.parameters())
-    example = torch.zeros(2, *channels.input_shape, dtype=parameter.dtype, device=parameter.device)
+    # Shapes tell whether it runs: no numbers are computed, and nothing more is held in memory.
     try:
-        with eval_mode(narrow), torch.no_grad():
-            narrow(example)
-    except (RuntimeError, ValueError, TypeError) as error:
+        with eval_mode(narrow):
+            run_shapes(narrow, (2, *channels.input_shape))
+    except RUN_ERRORS as error:
         raise UnsupportedModelError(
             f"the cut {type(model).__name__} does not run, so its forward holds a number of "
             f"channels: {str(error).strip().splitlines()[0]}"

@@ -190,6 +190,49 @@ def test_a_number_in_a_forward_freezes_only_the_channels_that_it_counts() -> Non
     assert frozen.reason == "a number of channels is written into the forward"
 
 
+class Counting(Literal):
+    """Scales by the number of its channels, so that a cut one runs but gives other values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.free(x))
+        x = self.tied(x)
+        return self.head((x / x.shape[1]).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class CountingLayer(nn.Conv2d):
+    """A convolution that scales its input by the number of its channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * x.shape[1])
+
+
+def test_where_masked_and_cut_differ_the_channels_are_frozen() -> None:
+    (frozen,) = trace(Counting()).frozen
+    assert (frozen.layer, frozen.kernels, frozen.module) == ("tied", 8, "head")
+    assert frozen.reason == "masked and cut give different values"
+
+
+def test_an_inner_module_that_differs_freezes_only_its_own_channels() -> None:
+    net = Block()
+    net.inner = nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), CountingLayer(6, 8, 1), Gap(8))  # type: ignore[assignment]
+    channels = trace(net)
+    reasons = {f.layer: (f.kernels, f.reason) for f in channels.frozen}
+    different = "masked and cut give different values"
+    assert reasons == {"inner.0": (6, different), "inner.2": (8, different)}
+    assert channels.unit_count == 3
+
+
+class Gap(nn.Module):
+    """Averages over space and classifies."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(channels, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
 def test_channels_mixed_by_an_operator_are_frozen_with_the_reason() -> None:
     class Mixed(Functional):
         def forward(self, x: Tensor) -> Tensor:

@@ -84,8 +84,11 @@ def _cuts(model: nn.Module, channels: "ChannelMap") -> Iterator[tuple[Tensor, di
 def _narrowed(old: Tensor, cuts: dict[int, Tensor], kept: Tensor) -> Tensor:
     new = old.detach()
     for axis, units in cuts.items():
-        rows = kept[units].nonzero().flatten().to(new.device)
-        new = new.index_select(axis, rows)
-    if isinstance(old, nn.Parameter):
-        return nn.Parameter(new.clone(), requires_grad=old.requires_grad)
-    return new.clone()
+        rows = kept[units]
+        # An axis that stays whole is not copied, so that at most one copy more exists at a time.
+        if not rows.all():
+            new = new.index_select(axis, rows.nonzero().flatten().to(new.device))
+    new = new.clone() if new.data_ptr() == old.data_ptr() else new
+    return (
+        nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+    )

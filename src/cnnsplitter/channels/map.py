@@ -1,7 +1,7 @@
 """The channel map: which parameters a kernel touches, for any CNN that can be traced."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnsplitter.channels.flow import ChannelNorm, Flow, SizedAttribute
+from cnnsplitter.channels.graph import record_graph
 from cnnsplitter.channels.trace import number_units, walk
 from cnnsplitter.channels.verify import find_fault
 from cnnsplitter.errors import ModelError, SelectionError, UnsupportedModelError
@@ -111,8 +112,8 @@ class ChannelMap:
         """Trace ``model`` on ``example`` float[B, C, H, W]; neither is touched.
 
         The map is tried out before it is returned: masked and cut network must agree. Where the
-        cut one fails, because a number of channels is written into a forward, the channels of
-        that module are frozen and the trace is repeated.
+        cut one fails, because a number of channels is written into a forward, or is the first to
+        differ, the channels of that module are frozen and the trace is repeated.
 
         Args:
             model: Any CNN.
@@ -127,32 +128,39 @@ class ChannelMap:
                 and if masked and cut network cannot be brought to agree.
             ModelError: If the network does not take the example, or has no convolution.
         """
-        frozen_modules: list[str] = []
+        frozen_modules: dict[str, str] = {}
+        graph = record_graph(model, example)
         for _ in range(_MOST_REPEATS):
-            flow = walk(
-                model,
-                example,
-                freeze_unknown=unknown == "freeze",
-                frozen_modules=frozen_modules,
-            )
+            flow = walk(graph, freeze_unknown=unknown == "freeze", frozen_modules=frozen_modules)
             channels = _build(flow, tuple(example.shape[1:]), linear_units=units == "all")
             if not channels.layers:
                 raise ModelError(f"{type(model).__name__} has no convolution: nothing to select")
             fault = find_fault(model, channels, example)
             if fault is None:
                 return channels
-            if fault in frozen_modules or fault == "?":
+            module = _not_yet(fault.module, frozen_modules)
+            if module is None:
                 break
-            frozen_modules.append(fault)
+            frozen_modules[module] = fault.reason
         raise UnsupportedModelError(
-            f"{type(model).__name__} does not give the same outputs masked and cut"
-            + (f"; module {fault!r} is the cause" if fault != "?" else "")
+            f"{type(model).__name__} does not give the same outputs masked and cut, "
+            f"even with the channels of {', '.join(map(repr, frozen_modules))} frozen"
         )
 
     @property
     def kernel_count(self) -> int:
         """Number of kernels of the network, frozen ones included."""
         return sum(len(layer.units) for layer in self.layers)
+
+    @property
+    def selectable_kernels(self) -> int:
+        """Number of kernels that some selection drops.
+
+        Frozen ones are not counted, nor is a unit that holds all kernels of a layer, because every
+        selection needs it.
+        """
+        alone = sorted({int(units[0]) for units in self.required if len(units) == 1})
+        return int(self.kernels_per_unit.sum() - self.kernels_per_unit[alone].sum())
 
     def kernels(self, selection: Selection) -> int:
         """Return how many kernels ``selection`` keeps, frozen ones included."""
@@ -200,6 +208,15 @@ class ChannelMap:
             if set(place.units.tolist()) == set(required.tolist()):
                 return f"layer {place.name!r}"
         return "a layer"
+
+
+def _not_yet(module: str, frozen: Container[str]) -> str | None:
+    """Return the module, or the innermost around it, that is not frozen; None if all are."""
+    while module in frozen:
+        if not module:
+            return None
+        module = module.rpartition(".")[0]
+    return module
 
 
 def _build(flow: Flow, input_shape: tuple[int, ...], *, linear_units: bool) -> ChannelMap:

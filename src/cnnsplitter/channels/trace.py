@@ -1,53 +1,46 @@
-"""One walk through a network's graph: export it, follow the channel ids, number the units."""
+"""One walk through a network's graph: follow the channel ids, number the units."""
 
-import copy
 import operator
-import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.export.graph_signature import ExportGraphSignature
+from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 
 from cnnsplitter.channels import elementwise, layers, shapes  # noqa: F401  # they register handlers
-from cnnsplitter.channels.calls import HANDLERS, Call, Handler, Stored
+from cnnsplitter.channels.calls import HANDLERS, Call, Handler
 from cnnsplitter.channels.flow import FROZEN, Flow, frozen_ids
-from cnnsplitter.errors import ModelError, UnsupportedModelError
+from cnnsplitter.channels.graph import MODULE, Graph
+from cnnsplitter.errors import UnsupportedModelError
 
 
 def walk(
-    model: nn.Module,
-    example: Tensor,
+    graph: Graph,
     *,
     freeze_unknown: bool = False,
-    frozen_modules: Collection[str] = (),
+    frozen_modules: Mapping[str, str] = MappingProxyType({}),
 ) -> Flow:
-    """Follow the channels of ``model`` through its graph.
-
-    The analysis runs on a copy without data (meta device): the user's network is not touched.
+    """Follow the channels through a network's graph.
 
     Args:
-        model: The network.
-        example: float[B, C, H, W]; only its shape and type matter.
+        graph: The graph.
         freeze_unknown: Whether an operator that is not on the white list freezes what reaches it.
-        frozen_modules: Paths of modules whose inputs and outputs are to be frozen.
+        frozen_modules: Paths of modules whose inputs and outputs are to be frozen, and the reason.
 
     Raises:
-        UnsupportedModelError: For control flow that depends on data, and for an operator that is
-            not on the white list unless ``freeze_unknown``.
-        ModelError: If the network does not take the example input.
+        UnsupportedModelError: For an operator that is not on the white list unless
+            ``freeze_unknown``.
     """
-    shadow = _shadow(model)
-    graph, signature = _export(shadow, example)
-    stored = _stored_tensors(shadow, signature)
-    state = _Walk(shadow, freeze_unknown, frozenset(frozen_modules))
+    state = _Walk(graph, freeze_unknown, frozen_modules)
     for node in graph.nodes:
-        if node.op == "placeholder":
-            state.values[node] = stored.get(node.name, frozen_ids(example.ndim))
+        if node.op in ("placeholder", "get_attr"):
+            state.values[node] = graph.stored.get(node.name, frozen_ids(graph.image.ndim))
         elif node.target is operator.getitem:
-            state.values[node] = state.values[node.args[0]][node.args[1]]
+            whole, index = node.args
+            state.values[node] = state.values[whole][index]  # type: ignore[index]
         elif node.op == "call_function":
             state.values[node] = state.call(node)
         elif node.op == "output":
@@ -58,9 +51,9 @@ def walk(
 
 @dataclass
 class _Walk:
-    shadow: nn.Module
+    graph: Graph
     freeze_unknown: bool
-    frozen_modules: frozenset[str]
+    frozen_modules: Mapping[str, str]
     flow: Flow = field(default_factory=Flow)
     values: dict[fx.Node, Any] = field(default_factory=dict)
     entries: dict[str, Tensor] = field(default_factory=dict)
@@ -69,29 +62,26 @@ class _Walk:
         """Return the ids of a call's result."""
         if node.meta.get("val") is None:
             return None
-        module = _module_path(node)
+        module = node.meta[MODULE]
         arguments = self._arguments(node)
         first = next((a for a in arguments.values() if isinstance(a, Tensor)), None)
         if first is not None:
             self.entries.setdefault(module, first)
-        call = Call(self.flow, self.shadow, node, module, self.entries.get(module), arguments)
+        call = Call(self.flow, self.graph.shadow, node, module, self.entries.get(module), arguments)
         handler = _handler_for(node)
         if handler is None:
             return self._unknown(call)
         result = handler(call)
-        if self._is_frozen(module):
-            for value in (*arguments.values(), result):
-                self.freeze(value, "a number of channels is written into the forward", module)
+        for path, reason in self.frozen_modules.items():
+            if module == path or module.startswith(f"{path}."):
+                self.freeze([*arguments.values(), result], reason, module)
         return result
 
     def freeze(self, value: Any, reason: str, module: str) -> None:
         """Freeze all ids in a value."""
-        for part in value if isinstance(value, list | tuple) else [value]:
+        for part in tree_leaves(value):
             if isinstance(part, Tensor):
                 self.flow.freeze(part, reason, module)
-
-    def _is_frozen(self, module: str) -> bool:
-        return any(module == p or module.startswith(f"{p}.") for p in self.frozen_modules)
 
     def _unknown(self, call: Call) -> Any:
         name = f"operator {call.node.target}"
@@ -99,7 +89,7 @@ class _Walk:
             return call.freeze_inputs(f"{name} is unknown")
         place = f"module {call.module!r}" if call.module else "the network's own forward"
         raise UnsupportedModelError(
-            f"{name} in {place} ({_source_line(call.node)}) is unknown; "
+            f"{name} in {place} ({self.graph.source_line(call.node)}) is unknown; "
             'pass unknown="freeze" to keep the channels that reach it'
         )
 
@@ -143,46 +133,6 @@ def _members(component: Tensor, id_sets: Iterable[Tensor]) -> Tensor:
     return found
 
 
-def _shadow(model: nn.Module) -> nn.Module:
-    """Copy the network to the meta device, in evaluation mode but for the root's flag.
-
-    The root's flag stays on so that auxiliary heads are part of the graph.
-    """
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        empty = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    shadow = copy.deepcopy(model, memo).eval()
-    shadow.training = True
-    return shadow
-
-
-def _export(shadow: nn.Module, example: Tensor) -> tuple[fx.Graph, ExportGraphSignature]:
-    shape = (max(2, len(example)), *example.shape[1:])
-    example = torch.empty(shape, dtype=example.dtype, device="meta")
-    try:
-        program = torch.export.export(shadow, (example,), strict=False)
-    except Exception as error:  # torch.export raises many types, its own and those of the network
-        kind = UnsupportedModelError if "Guard" in type(error).__name__ else ModelError
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise kind(
-            f"{type(shadow).__name__} cannot be traced with an input of shape {shape}: {reason}"
-        ) from error
-    return program.graph, program.graph_signature
-
-
-def _stored_tensors(shadow: nn.Module, signature: ExportGraphSignature) -> dict[str, Stored]:
-    tensors: dict[str, Tensor] = dict(shadow.named_parameters(remove_duplicate=False))
-    tensors |= dict(shadow.named_buffers(remove_duplicate=False))
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    constants = signature.inputs_to_lifted_tensor_constants
-    return {node: Stored(name, tensors[name]) for node, name in names.items()} | {
-        node: Stored(name, torch.empty(0)) for node, name in constants.items()
-    }
-
-
 def _handler_for(node: fx.Node) -> Handler | None:
     """Return the handler of a call, or None for an operator that is not on the white list."""
     target: Any = node.target
@@ -191,15 +141,3 @@ def _handler_for(node: fx.Node) -> Handler | None:
     if name in HANDLERS:
         return HANDLERS[name]
     return elementwise.pointwise if elementwise.is_pointwise(name, target.tags) else None
-
-
-def _module_path(node: fx.Node) -> str:
-    """Return the path of the innermost module that makes the call."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    return re.sub(r"@\d+", "", stack[-1][0]) if stack else ""
-
-
-def _source_line(node: fx.Node) -> str:
-    """Return the line of the user's code that makes the call."""
-    lines = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    return f"{lines[-1][0]}:{lines[-1][1]}" if lines else "source unknown"

@@ -1,6 +1,9 @@
 """Proof by trial that a channel map is right: mask, cut, run both, compare."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,53 +18,121 @@ if TYPE_CHECKING:
 
 SHARE = 0.5
 TOLERANCE = 1e-3
+RUN_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+"""What a network raises that does not fit its own shapes."""
 
 
-def find_fault(model: nn.Module, channels: "ChannelMap", example: Tensor) -> str | None:
-    """Return the path of the module in which the cut network fails, None if the map is right.
+@dataclass(frozen=True)
+class Fault:
+    """Where a cut network goes wrong.
+
+    Attributes:
+        module: Path of the innermost module at fault, "" for the network's own forward.
+        reason: What is wrong there.
+    """
+
+    module: str
+    reason: str
+
+
+@torch.no_grad()
+def find_fault(model: nn.Module, channels: "ChannelMap", example: Tensor) -> Fault | None:
+    """Return where the cut network first goes wrong, None if it equals the masked one.
 
     Both forms run on random weights, because fresh ones (zero gains, equal statistics) would hide
     a wrong path; a random half of every group of units is kept. The model is not touched.
-
-    Returns:
-        None if masked and cut agree on every output; the path of the innermost module that fails
-        to run; "?" if both run and differ.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(example.device).manual_seed(0)
     trial = copy.deepcopy(model).eval().requires_grad_(False)
     _randomise(trial, generator)
-    selection = channels.random_selection(SHARE, generator=generator)
-    noise = torch.randn(2, *example.shape[1:], generator=generator)
-    x = noise.to(device=example.device, dtype=example.dtype)
-    with torch.no_grad():
-        with masked(trial, channels, selection.keep.to(x)):
-            expected = tree_leaves(trial(x))
-        narrow = narrow_copy(trial, channels, selection.keep)
-        tracker = _Tracker(narrow)
+    x = torch.empty(2, *example.shape[1:], dtype=example.dtype, device=example.device)
+    x.normal_(generator=generator)
+    keep = channels.random_selection(SHARE, generator=torch.Generator().manual_seed(0)).keep
+    with masked(trial, channels, keep.to(x)):
+        expected = tree_leaves(trial(x))
+    narrow = narrow_copy(trial, channels, keep)
+    with _tracked(narrow) as tracker:
         try:
             found = tree_leaves(narrow(x))
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
-            return tracker.innermost
-    pairs = zip(expected, found, strict=True)
-    return None if all(_agree(*pair) for pair in pairs) else "?"
+        except RUN_ERRORS:
+            return Fault(tracker.innermost, "a number of channels is written into the forward")
+    if all(_agree(*pair) for pair in zip(expected, found, strict=True)):
+        return None
+    with masked(trial, channels, keep.to(x)), _tracked(trial, record=True) as wide:
+        trial(x)
+    with _tracked(narrow, record=True) as thin:
+        narrow(x)
+    return Fault(_first_difference(wide, thin), "masked and cut give different values")
 
 
 class _Tracker:
-    """Knows which module is running."""
+    """Knows which module is running and, on request, what went into and came out of each.
 
-    def __init__(self, net: nn.Module) -> None:
-        self.path: list[str] = [""]
-        for name, module in net.named_modules():
-            if name:
-                module.register_forward_pre_hook(lambda *_, name=name: self.path.append(name))
-                module.register_forward_hook(lambda *_: self._leave())
+    Attributes:
+        running: Paths of the modules that are running, the innermost last.
+        values: (path, tensor) in order of time; what goes in counts as the module's own, because
+            keeping its channels often mends it, and keeps less than those of the caller.
+    """
 
-    def _leave(self) -> None:
-        self.path.pop()
+    def __init__(self, *, record: bool) -> None:
+        self.running = [""]
+        self.record = record
+        self.values: list[tuple[str, Tensor]] = []
 
     @property
     def innermost(self) -> str:
-        return self.path[-1]
+        return self.running[-1]
+
+    def enter(self, path: str, args: object) -> None:
+        self.running.append(path)
+        self.note(args)
+
+    def leave(self, result: object) -> None:
+        self.note(result)
+        self.running.pop()
+
+    def note(self, value: object) -> None:
+        if self.record:
+            leaves = tree_leaves(value)
+            self.values += [(self.innermost, v.clone()) for v in leaves if isinstance(v, Tensor)]
+
+
+@contextmanager
+def _tracked(net: nn.Module, *, record: bool = False) -> Iterator[_Tracker]:
+    tracker = _Tracker(record=record)
+    handles = []
+    for name, module in net.named_modules():
+        if name:
+            # First of the hooks before, last of those after: masks are a part of the module.
+            before = module.register_forward_pre_hook(
+                lambda _, args, name=name: tracker.enter(name, args), prepend=True
+            )
+            after = module.register_forward_hook(lambda _, __, result: tracker.leave(result))
+            handles += [before, after]
+    try:
+        yield tracker
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _first_difference(wide: _Tracker, thin: _Tracker) -> str:
+    pairs = zip(wide.values, thin.values, strict=False)
+    return next((path for (path, a), (_, b) in pairs if not _is_part_of(b, a)), "")
+
+
+def _is_part_of(narrow: Tensor, wide: Tensor) -> bool:
+    """Tell whether every channel of ``narrow`` is one of ``wide``; True if it cannot be told."""
+    if narrow.ndim != wide.ndim or not narrow.is_floating_point():
+        return True
+    axes = [a for a in range(wide.ndim) if wide.shape[a] != narrow.shape[a]]
+    if len(axes) > 1 or not narrow.numel():
+        return True
+    if not axes:
+        return _agree(wide, narrow)
+    one, other = (t.movedim(axes[0], 0).flatten(1) for t in (narrow, wide))
+    nearest = torch.stack([(other - channel).abs().amax(1).min() for channel in one])
+    return bool((nearest <= TOLERANCE * wide.abs().max()).all())
 
 
 def _agree(expected: Any, found: Any) -> bool:
@@ -79,13 +150,13 @@ def _randomise(net: nn.Module, generator: torch.Generator) -> None:
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             continue
-        noise = torch.randn(tensor.shape, generator=generator)
+        # In place, because a second copy of the largest weight would be the peak of the memory.
+        tensor.normal_(generator=generator)
         if name.endswith("running_var"):
-            noise = noise.abs() + 0.5
+            tensor.abs_().add_(0.5)
         elif tensor.ndim > 1:
-            noise *= (2 / max(1, tensor[0].numel())) ** 0.5
+            tensor.mul_((2 / max(1, tensor[0].numel())) ** 0.5)
         elif name.endswith("weight"):
-            noise = 1 + 0.2 * noise
+            tensor.mul_(0.2).add_(1)
         else:
-            noise *= 0.2
-        tensor.copy_(noise)
+            tensor.mul_(0.2)

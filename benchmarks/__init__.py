@@ -1,0 +1,1 @@
+"""What costs time and memory, measured; each prints one line of JSON."""
