@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import ExportGraphSignature
 
-from cnnsplitter.channels import elementwise, layers, shapes  # noqa: F401  # they register handlers
+from cnnsplitter.channels import elementwise, layers, parts, reductions, shapes  # noqa: F401
 from cnnsplitter.channels.calls import HANDLERS, Call, Handler, Stored
 from cnnsplitter.channels.flow import FROZEN, Flow, frozen_ids
 from cnnsplitter.errors import ModelError, UnsupportedModelError
@@ -154,7 +154,13 @@ def _shadow(model: nn.Module) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
     for buffer in model.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    shadow = copy.deepcopy(model, memo).eval()
+    try:
+        shadow = copy.deepcopy(model, memo).eval()
+    except RuntimeError as error:  # PyTorch copies no tensor that was computed, as weight_norm's
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be copied, because a layer keeps weights that are "
+            "computed from others; cnnsplitter.bake(model) makes them plain"
+        ) from error
     shadow.training = True
     return shadow
 
