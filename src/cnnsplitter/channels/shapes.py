@@ -7,7 +7,10 @@ from cnnsplitter.channels.calls import Call, Result, handles
 from cnnsplitter.channels.flow import FROZEN, along, compress, varies
 
 
-@handles("flatten", "view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "unflatten")
+@handles(
+    *("flatten", "view", "reshape", "view_as", "reshape_as", "_unsafe_view", "ravel"),
+    *("unsqueeze", "squeeze", "unflatten"),
+)
 def reshape(call: Call) -> Result:
     """Reshape the ids with the values.
 

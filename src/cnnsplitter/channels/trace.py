@@ -3,6 +3,7 @@
 import copy
 import operator
 import re
+import warnings
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -169,7 +170,9 @@ def _export(shadow: nn.Module, example: Tensor) -> tuple[fx.Graph, ExportGraphSi
     shape = (max(2, len(example)), *example.shape[1:])
     example = torch.empty(shape, dtype=example.dtype, device="meta")
     try:
-        program = torch.export.export(shadow, (example,), strict=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # They are about a copy that nobody will run.
+            program = torch.export.export(shadow, (example,), strict=False)
     except Exception as error:  # torch.export raises many types, its own and those of the network
         kind = UnsupportedModelError if "Guard" in type(error).__name__ else ModelError
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
