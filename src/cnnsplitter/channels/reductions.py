@@ -60,7 +60,7 @@ def product(call: Call) -> Result:
     *("baddbmm", "addmm", "einsum", "scaled_dot_product_attention", "rms_norm", "outer"),
     *("cumsum", "cumprod", "sort", "topk", "argmax", "argmin", "index", "index_select", "gather"),
     *("roll", "copy", "index_put", "slice_scatter", "repeat", "var_mean"),
-    *("_weight_norm", "_weight_norm_interface", "mv", "dot"),
+    *("_weight_norm", "_weight_norm_interface", "mv", "dot", "vdot"),
     *("repeat_interleave", "tile", "im2col", "unfold", "median", "prod", "argsort", "diff"),
 )
 def mixing(call: Call) -> Result:

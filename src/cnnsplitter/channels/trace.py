@@ -5,7 +5,9 @@ import operator
 import re
 import warnings
 from collections.abc import Collection, Iterable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from io import StringIO
 from typing import Any
 
 import torch
@@ -15,7 +17,8 @@ from torch.export.graph_signature import ExportGraphSignature
 from cnnsplitter.channels import elementwise, layers, parts, reductions, shapes  # noqa: F401
 from cnnsplitter.channels.calls import HANDLERS, Call, Handler, Stored
 from cnnsplitter.channels.flow import FROZEN, Flow, frozen_ids
-from cnnsplitter.errors import ModelError, UnsupportedModelError
+from cnnsplitter.channels.refusals import refusal, require_one_input
+from cnnsplitter.errors import UnsupportedModelError
 
 
 def walk(
@@ -40,6 +43,7 @@ def walk(
             not on the white list unless ``freeze_unknown``.
         ModelError: If the network does not take the example input.
     """
+    require_one_input(model)
     shadow = _shadow(model)
     graph, signature = _export(shadow, example)
     stored = _stored_tensors(shadow, signature)
@@ -170,15 +174,12 @@ def _export(shadow: nn.Module, example: Tensor) -> tuple[fx.Graph, ExportGraphSi
     shape = (max(2, len(example)), *example.shape[1:])
     example = torch.empty(shape, dtype=example.dtype, device="meta")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # They are about a copy that nobody will run.
+        # Warnings and prints are about a copy that nobody will run.
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
             program = torch.export.export(shadow, (example,), strict=False)
     except Exception as error:  # torch.export raises many types, its own and those of the network
-        kind = UnsupportedModelError if "Guard" in type(error).__name__ else ModelError
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise kind(
-            f"{type(shadow).__name__} cannot be traced with an input of shape {shape}: {reason}"
-        ) from error
+        raise refusal(shadow, shape, error) from error
     return program.graph, program.graph_signature
 
 
