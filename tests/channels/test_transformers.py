@@ -1,19 +1,27 @@
 """Image classifiers of transformers, whose outputs are objects: from channel map to file."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import cnnsplitter as cs
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.surgery import extract, masked_forward
 from strategies import randomise
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
-WIDTHS = {"hidden_sizes": [8, 12, 16], "depths": [1, 2, 1], "embedding_size": 8}
-CONVNEXT = {"hidden_sizes": [8, 12, 16, 20], "depths": [1, 1, 2, 1], "patch_size": 2}
+WIDTHS: dict[str, Any] = {"hidden_sizes": [8, 12, 16], "depths": [1, 2, 1], "embedding_size": 8}
+CONVNEXT: dict[str, Any] = {
+    "hidden_sizes": [8, 12, 16],
+    "depths": [1, 2, 1],
+    "num_stages": 3,
+    "patch_size": 2,
+}
 CONFIGS: dict[str, dict[str, Any]] = {
     "ResNet": {**WIDTHS, "layer_type": "basic"},
     "RegNet": {**WIDTHS, "groups_width": 4},
@@ -54,3 +62,26 @@ def test_masked_equals_cut_and_the_full_selection_changes_nothing(name: str) -> 
         narrow = extract(net, channels, selection)
         torch.testing.assert_close(narrow(x).logits, expected.logits, atol=1e-11, rtol=1e-9)
         assert narrow(x).logits.shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", ["ResNet", "ConvNext"])
+def test_from_splitting_to_the_file(name: str, tmp_path: Path) -> None:
+    data = cs.load_data("digits[0-2]")
+    strong = cs.Classifier(network(name, 3, 1), data.classes, data.input_shape)
+    strong.check()
+    search = cs.GeneticSearch(population=4, parents=4, elites=2, generations=2)
+    modules = cs.split(strong, data, search=search, search_images=30, seed=0)
+    composed = cs.compose(modules)
+    cs.save(composed, tmp_path / "composed.safetensors")
+    build: Callable[[str], nn.Module] = lambda _: network(name, 3, 1)  # noqa: E731
+    again = cs.load(tmp_path / "composed.safetensors", build=build)
+    x, _ = next(data.test.batches(4))
+    with torch.no_grad():
+        assert torch.equal(again(x), composed(x))
+
+
+def test_a_network_that_gives_no_logits_is_refused() -> None:
+    backbone = transformers.ResNetModel(transformers.ResNetConfig(num_channels=3, **WIDTHS))
+    strong = cs.Classifier(backbone, ("a", "b"), (3, 32, 32))
+    with pytest.raises(cs.CnnSplitterError, match=r"gives a .*Pooling.*, but must give a tensor"):
+        strong.check()
