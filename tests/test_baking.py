@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
@@ -102,7 +102,8 @@ def test_flags_sharing_and_plain_layers_stay_as_they_are() -> None:
     assert type(baked[0]) is nn.Conv2d
     assert (baked[0].training, baked[3].training) == (True, False)
     assert not baked[0].weight.requires_grad
-    assert torch.equal(baked[3].weight, plain.weight)
+    weights = baked.state_dict()
+    assert torch.equal(weights["3.weight"], plain.weight)
     assert baked[3].weight is not plain.weight
 
 
@@ -114,7 +115,7 @@ class Noisy(nn.Conv2d):
     """Does more with its input than a convolution."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super()._conv_forward(x.square(), 2 * self.weight, self.bias)
+        return torch.nn.functional.conv2d(x.square(), 2 * self.weight, self.bias)
 
 
 def test_what_no_plain_layer_equals_stays() -> None:
@@ -125,6 +126,7 @@ def test_what_no_plain_layer_equals_stays() -> None:
     assert parametrize.is_parametrized(layer)
 
 
+@settings(max_examples=12)
 @given(
     kind=st.sampled_from(["StdConv2d", "StdConv2dSame", "ScaledStdConv2d", "ScaledStdConv2dSame"]),
     kernel=st.sampled_from([1, 2, 3, 5]),

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # its usual name
@@ -26,6 +26,9 @@ class Toy(nn.Module):
         self.part = 3
         self.between = between
         self.head = nn.LazyLinear(2)
+
+    def conv(self, x: Tensor) -> Tensor:
+        return self.second(x)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.between(self, torch.relu(self.first(x)))
@@ -58,96 +61,96 @@ def functional(net: Toy, x: Tensor) -> Tensor:
 
 
 def functional_and_called(net: Toy, x: Tensor) -> Tensor:
-    return net.second(x) + functional(net, x)
+    return net.conv(x) + functional(net, x)
 
 
 def slice_assignment(net: Toy, x: Tensor) -> Tensor:
-    y = net.second(x)
+    y = net.conv(x)
     y[:, :4] = x[:, :4]
     return y
 
 
 def slice_assignment_by_attribute(net: Toy, x: Tensor) -> Tensor:
-    y = net.second(x)
+    y = net.conv(x)
     y[:, : net.part] = 0.5
     return y
 
 
 def slice_sum(net: Toy, x: Tensor) -> Tensor:
-    y = net.second(x)
+    y = net.conv(x)
     y[:, : net.part] += x[:, : net.part]
     return y
 
 
 def filled_in_place(net: Toy, x: Tensor) -> Tensor:
     y = torch.zeros_like(x)
-    y.add_(net.second(x))
+    y.add_(net.conv(x))
     return y
 
 
 def every_second(net: Toy, x: Tensor) -> Tensor:
-    return net.second(x)[:, ::2]
+    return net.conv(x)[:, ::2]
 
 
 def view_with_sizes(net: Toy, x: Tensor) -> Tensor:
-    return net.second(x).view(-1, 2, 4, 6, 6).sum(1)
+    return net.conv(x).view(-1, 2, 4, 6, 6).sum(1)
 
 
 def several_inputs(net: Toy, x: Tensor) -> Tensor:
-    return torch.cat([x, net.second(x), x, torch.ones_like(x[:, :1])], dim=1)
+    return torch.cat([x, net.conv(x), x, x.new_ones(len(x), 1, 6, 6)], dim=1)
 
 
 def in_place(net: Toy, x: Tensor) -> Tensor:
-    y = net.second(x)
+    y = net.conv(x)
     y.relu_().mul_(2).add_(x)
     return y
 
 
 def flipped(net: Toy, x: Tensor) -> Tensor:
-    return net.second(x.flip(1)) + x
+    return net.conv(x.flip(1)) + x
 
 
 def stacked(net: Toy, x: Tensor) -> Tensor:
-    return torch.stack([x, net.second(x)], dim=1).amax(1)
+    return torch.stack([x, net.conv(x)], dim=1).amax(1)
 
 
 def narrowed(net: Toy, x: Tensor) -> Tensor:
-    return net.second(x).narrow(1, 0, net.part)
+    return net.conv(x).narrow(1, 0, net.part)
 
 
 def shuffled(net: Toy, x: Tensor) -> Tensor:
-    return F.channel_shuffle(net.second(x), 2) + x
+    return F.channel_shuffle(net.conv(x), 2) + x
 
 
 def pixels_to_channels(net: Toy, x: Tensor) -> Tensor:
-    return F.pixel_unshuffle(net.second(x), 2)
+    return F.pixel_unshuffle(net.conv(x), 2)
 
 
 def pixels_from_channels(net: Toy, x: Tensor) -> Tensor:
-    return F.pixel_shuffle(net.second(x), 2)
+    return F.pixel_shuffle(net.conv(x), 2)
 
 
 def pooled_by_attention(net: Toy, x: Tensor) -> Tensor:
-    y = net.second(x).flatten(2)
+    y = net.conv(x).flatten(2)
     weights = torch.softmax(x.mean(1).flatten(1), dim=1)[:, :, None]
     return torch.matmul(y, weights)[:, :, None]
 
 
 def channel_attention(net: Toy, x: Tensor) -> Tensor:
-    y = net.second(x).flatten(2)
-    return torch.matmul(torch.matmul(y, y.mT), y).unflatten(2, (6, 6))
+    y = net.conv(x).flatten(2)
+    return torch.matmul(torch.matmul(y, y.mT), y).view(x.shape)
 
 
 def largest_pixels(net: Toy, x: Tensor) -> Tensor:
-    return F.adaptive_max_pool2d(net.second(x), 2)
+    return F.adaptive_max_pool2d(net.conv(x), 2)
 
 
 def local_response(net: Toy, x: Tensor) -> Tensor:
-    return F.local_response_norm(net.second(x), 3)
+    return F.local_response_norm(net.conv(x), 3)
 
 
 def position(net: Toy, x: Tensor) -> Tensor:
-    return net.second(x).swapaxes(1, 3).swapaxes(1, 3).movedim(1, -1).movedim(-1, 1)
+    return net.conv(x).swapaxes(1, 3).swapaxes(1, 3).movedim(1, -1).movedim(-1, 1)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +159,7 @@ def position(net: Toy, x: Tensor) -> Tensor:
         (functional, 0),
         (functional_and_called, 0),
         (slice_assignment, 0),
-        (slice_assignment_by_attribute, 8 + 5),
+        (slice_assignment_by_attribute, 16),
         (slice_sum, None),
         (filled_in_place, None),
         (every_second, 8),
@@ -165,7 +168,7 @@ def position(net: Toy, x: Tensor) -> Tensor:
         (in_place, 8),
         (flipped, None),
         (stacked, 8),
-        (narrowed, 16),
+        (narrowed, 8 + 3),
         (shuffled, None),
         (pixels_to_channels, 16),
         (pixels_from_channels, 8 + 2),
@@ -181,16 +184,16 @@ def test_right_or_frozen(between: Forward, units: int | None) -> None:
     assert units is None or channels.unit_count == units, channels.frozen
 
 
+@settings(max_examples=6)
 @given(
     groups=st.sampled_from([2, 3, 4, 6]),
-    inputs=st.integers(1, 4),
+    inputs=st.integers(2, 4),
     outputs=st.integers(1, 4),
     seed=st.integers(0, 99),
 )
 def test_grouped_convolutions_leave_as_much_to_choose_as_they_can(
     groups: int, inputs: int, outputs: int, seed: int
 ) -> None:
-    assume(inputs > 1)  # otherwise it is depthwise
     net = nn.Sequential(
         nn.Conv2d(3, groups * inputs, 1),
         nn.ReLU(),
@@ -228,6 +231,7 @@ class Radix(nn.Module):
         return self.head((x * weights).sum(1).mean((2, 3)))  # type: ignore[no-any-return]
 
 
+@settings(max_examples=4)
 @given(st.integers(2, 3), st.sampled_from([1, 2, 4]), st.integers(2, 3), st.integers(0, 99))
 def test_views_over_a_radix(radix: int, groups: int, width: int, seed: int) -> None:
     channels = check(Radix(radix, groups, width), seed)

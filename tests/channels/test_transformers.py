@@ -8,8 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import cnnsplitter as cs
 from cnnsplitter.channels import ChannelMap
+from cnnsplitter.class_modules import compose
+from cnnsplitter.classifier import Classifier
+from cnnsplitter.data import load_data
+from cnnsplitter.errors import ModelError
+from cnnsplitter.search import GeneticSearch
+from cnnsplitter.splitting import split
+from cnnsplitter.storage import load, save
 from cnnsplitter.surgery import extract, masked_forward
 from strategies import randomise
 
@@ -66,15 +72,15 @@ def test_masked_equals_cut_and_the_full_selection_changes_nothing(name: str) -> 
 
 @pytest.mark.parametrize("name", ["ResNet", "ConvNext"])
 def test_from_splitting_to_the_file(name: str, tmp_path: Path) -> None:
-    data = cs.load_data("digits[0-2]")
-    strong = cs.Classifier(network(name, 3, 1), data.classes, data.input_shape)
+    data = load_data("digits[0-2]")
+    strong = Classifier(network(name, 3, 1), data.classes, data.input_shape)
     strong.check()
-    search = cs.GeneticSearch(population=4, parents=4, elites=2, generations=2)
-    modules = cs.split(strong, data, search=search, search_images=30, seed=0)
-    composed = cs.compose(modules)
-    cs.save(composed, tmp_path / "composed.safetensors")
+    search = GeneticSearch(population=4, parents=4, elites=2, generations=2)
+    modules = split(strong, data, search=search, search_images=30, seed=0)
+    composed = compose(modules)
+    save(composed, tmp_path / "composed.safetensors")
     build: Callable[[str], nn.Module] = lambda _: network(name, 3, 1)  # noqa: E731
-    again = cs.load(tmp_path / "composed.safetensors", build=build)
+    again = load(tmp_path / "composed.safetensors", build=build)
     x, _ = next(data.test.batches(4))
     with torch.no_grad():
         assert torch.equal(again(x), composed(x))
@@ -82,6 +88,6 @@ def test_from_splitting_to_the_file(name: str, tmp_path: Path) -> None:
 
 def test_a_network_that_gives_no_logits_is_refused() -> None:
     backbone = transformers.ResNetModel(transformers.ResNetConfig(num_channels=3, **WIDTHS))
-    strong = cs.Classifier(backbone, ("a", "b"), (3, 32, 32))
-    with pytest.raises(cs.CnnSplitterError, match=r"gives a .*Pooling.*, but must give a tensor"):
+    strong = Classifier(backbone, ("a", "b"), (3, 32, 32))
+    with pytest.raises(ModelError, match=r"gives a .*Pooling.*, but must give a tensor"):
         strong.check()

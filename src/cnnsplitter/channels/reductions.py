@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cnnsplitter.channels.calls import Call, Result, handles
 from cnnsplitter.channels.elementwise import align
-from cnnsplitter.channels.flow import compress, varies
+from cnnsplitter.channels.flow import compress, neutral_ids, varies
 
 
 @handles("mean", "sum", "amax", "amin", "var", "std", "norm", "linalg_vector_norm", "logsumexp")
@@ -17,7 +17,8 @@ def reduction(call: Call) -> Result:
     axes = range(ids.ndim) if named is None else [a % ids.ndim for a in _as_list(named)]
     tied = _tied_along(call, ids, axes)
     if tied is None:
-        return call.freeze_inputs("channels are averaged, summed or compared with each other")
+        call.freeze_inputs("channels are averaged, summed or compared with each other")
+        return neutral_ids(len(call.shape))
     for axis in sorted(axes, reverse=True):
         tied = tied if call.args.get("keepdim") else tied.squeeze(axis)
     return tied
