@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from cnnsplitter.baking import bake
     from cnnsplitter.calibration import Calibration
     from cnnsplitter.channels import ChannelMap
     from cnnsplitter.class_modules import ClassModule, ComposedModel, compose
@@ -50,6 +51,7 @@ _HOME = {
     "SplitShares": "data",
     "Splits": "data",
     "Training": "training",
+    "bake": "baking",
     "build_model": "models",
     "compare": "evaluation",
     "compose": "class_modules",

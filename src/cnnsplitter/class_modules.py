@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cnnsplitter.calibration import Calibration, fit_calibration
 from cnnsplitter.channels.cutting import Sizes
-from cnnsplitter.classifier import Architecture, Classifier
+from cnnsplitter.classifier import Architecture, Classifier, logits_of
 from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError, SettingsError, require_known
 from cnnsplitter.inference import predict
@@ -87,7 +87,7 @@ class ClassModule(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images uint8 or float [B, C, H, W] to the raw score of the class, float[B]."""
-        return self.net(self.preprocessing(images))[:, self.index]  # type: ignore[no-any-return]
+        return logits_of(self.net(self.preprocessing(images)))[:, self.index]
 
     def extra_repr(self) -> str:
         """Name the class in the printed model."""

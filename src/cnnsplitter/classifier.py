@@ -20,6 +20,25 @@ class Architecture:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
+def logits_of(output: Any) -> Tensor:
+    """Return the logits among what a network gives.
+
+    Args:
+        output: A tensor, or an object with the attribute ``logits``, such as the outputs of the
+            classifiers of transformers and of networks with auxiliary heads.
+
+    Raises:
+        ModelError: If it is neither.
+    """
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor):
+        raise ModelError(
+            f"the network gives a {type(output).__name__}, but must give a tensor of logits or an "
+            "object with the attribute logits; wrap it in a module that does"
+        )
+    return logits
+
+
 class Classifier(nn.Module):
     """A CNN from images to one logit per class.
 
@@ -48,7 +67,7 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images uint8 or float [B, C, H, W] to logits [B, N]."""
-        return self.net(self.preprocessing(images))  # type: ignore[no-any-return]
+        return logits_of(self.net(self.preprocessing(images)))
 
     def weights_digest(self) -> str:
         """Return the SHA-256 of all weights and buffers, which tells two trained models apart."""
@@ -90,18 +109,19 @@ class Classifier(nn.Module):
                     f"{channels}; give one mean and std, or one per channel"
                 )
         output = self._try_out()
-        if not isinstance(output, Tensor) or output.shape != (2, len(self.classes)):
-            given = tuple(output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
+        if output.shape != (2, len(self.classes)):
             raise ModelError(
-                f"the network gives outputs of shape {given} but {len(self.classes)} classes "
-                f"are named ({', '.join(self.classes)})"
+                f"the network gives outputs of shape {tuple(output.shape[1:])} but "
+                f"{len(self.classes)} classes are named ({', '.join(self.classes)})"
             )
 
-    def _try_out(self) -> object:
+    def _try_out(self) -> Tensor:
         training = {module: module.training for module in self.net.modules()}
         try:
             with torch.no_grad():
-                return self.net.eval()(self.example())
+                return logits_of(self.net.eval()(self.example()))
+        except ModelError:
+            raise
         except Exception as error:  # the network may be the user's own, with errors of any type
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelError(

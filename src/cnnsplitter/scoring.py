@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.cutting import narrow_copy
-from cnnsplitter.classifier import Classifier
+from cnnsplitter.classifier import Classifier, logits_of
 from cnnsplitter.data import ImageSet
 from cnnsplitter.inference import device_of, eval_mode
 
@@ -57,7 +57,7 @@ class CutScorer:
                 x = self.strong.preprocessing(images.to(device)).contiguous(memory_format=layout)
                 stop = start + len(x)
                 for row, (net, column) in enumerate(zip(nets, owner.tolist(), strict=True)):
-                    scores[row, start:stop] = net(x)[:, column].float().cpu()
+                    scores[row, start:stop] = logits_of(net(x))[:, column].float().cpu()
                 start = stop
         return scores
 

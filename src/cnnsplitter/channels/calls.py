@@ -112,6 +112,9 @@ class Call:
         shape = stored.tensor.shape
         long_axes = [axis for axis, size in enumerate(shape) if size > 1]
         if len(long_axes) != 1:
+            # What else uses it must not cut it.
+            for axis in long_axes:
+                self.flow.record(stored.name, axis, frozen_ids(1).expand(shape[axis]))
             return neutral_ids(len(shape)) if not long_axes else frozen_ids(len(shape))
         axis = long_axes[0]
         known = self.flow.axes.get((stored.name, axis))

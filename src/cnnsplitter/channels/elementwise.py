@@ -1,4 +1,4 @@
-"""How channel ids pass operators on single elements, on space, and what mixes channels."""
+"""How channel ids pass operators on single elements and on space."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,23 @@ import torch
 from torch import Tensor
 
 from cnnsplitter.channels.calls import Call, Result, Stored, handles
-from cnnsplitter.channels.flow import FROZEN, compress, neutral_ids, varies
+from cnnsplitter.channels.flow import FROZEN, neutral_ids, varies
 
 
-@handles("hardswish", "hardtanh", "relu6")  # not tagged pointwise by PyTorch
+# What PyTorch does not tag as pointwise; all else that acts on single elements is found by its tag.
+@handles(
+    *("hardswish", "hardtanh", "relu6", "softsign", "tanhshrink", "log_sigmoid"),
+    *("multiply", "divide", "subtract"),
+)
 def pointwise(call: Call) -> Result:
     """Tie the ids of all operands that the operator aligns."""
-    operands = [call.as_ids(v) for v in call.args.values() if isinstance(v, Tensor | Stored)]
+    return align(
+        call, [call.as_ids(v) for v in call.args.values() if isinstance(v, Tensor | Stored)]
+    )
+
+
+def align(call: Call, operands: Sequence[Tensor]) -> Tensor:
+    """Tie the ids of operands that are broadcast to the result's shape, and return its ids."""
     result = neutral_ids(len(call.shape))
     for ids in operands:
         if ids.numel() == 1 and ids.item() > FROZEN and any(o.numel() > 1 for o in operands):
@@ -46,7 +56,10 @@ def glu(call: Call) -> Result:
 @handles(
     *("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d"),
     *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
-    *("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "flip"),
+    *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d"),
+    *("upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d"),
+    *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
+    *("reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d"),
 )
 def spatial(call: Call) -> Result:
     """Keep the ids: channels are not mixed."""
@@ -56,70 +69,36 @@ def spatial(call: Call) -> Result:
     return ids
 
 
+@handles("flip")
+def flip(call: Call) -> Result:
+    """Flip the ids with the values."""
+    return call.ids().flip(call.args["dims"])
+
+
+@handles("max_pool2d_with_indices", "adaptive_max_pool1d", "adaptive_max_pool2d")
+def spatial_with_indices(call: Call) -> Result:
+    """Keep the ids, for the values and for where they were found."""
+    result = spatial(call)
+    return result if isinstance(result, list) else [result, result]
+
+
 @handles(
     *("dropout", "feature_dropout", "alpha_dropout", "contiguous", "clone", "detach", "alias"),
-    *("to", "_to_copy", "type_as", "lift_fresh_copy"),
+    *("to", "_to_copy", "type_as", "lift_fresh_copy", "fill", "zero"),
 )
 def unchanged(call: Call) -> Result:
     """Keep the ids."""
     return call.ids()
 
 
-@handles("zeros", "ones", "full", "arange", "zeros_like", "ones_like", "full_like", "scalar_tensor")
+@handles(
+    *("zeros", "ones", "full", "empty", "rand", "arange", "linspace", "eye", "scalar_tensor"),
+    *("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like"),
+    *("new_zeros", "new_ones", "new_full", "new_empty"),
+)
 def constant(call: Call) -> Result:
     """Give neutral ids to numbers that come from nowhere."""
     return neutral_ids(len(call.shape))
-
-
-@handles("mean", "sum", "amax", "amin", "var", "std", "norm", "linalg_vector_norm", "logsumexp")
-def reduction(call: Call) -> Result:
-    """Drop the reduced axes; a reduction over all channels mixes them, one over a radix ties."""
-    ids = call.ids()
-    named = call.args.get("dim")
-    axes = range(ids.ndim) if named is None else [a % ids.ndim for a in _as_list(named)]
-    tied = _tied_along(call, ids, axes)
-    if tied is None:
-        return call.freeze_inputs("channels are averaged, summed or compared with each other")
-    for axis in sorted(axes, reverse=True):
-        tied = tied if call.args.get("keepdim") else tied.squeeze(axis)
-    return tied
-
-
-@handles("softmax", "log_softmax")
-def softmax(call: Call) -> Result:
-    """Keep the ids of a softmax over space or a radix; one over all channels mixes them."""
-    ids = call.ids()
-    if _tied_along(call, ids, [call.args["dim"] % ids.ndim]) is None:
-        return call.freeze_inputs("channels compete in a softmax")
-    return ids
-
-
-def _tied_along(call: Call, ids: Tensor, axes: Sequence[int]) -> Tensor | None:
-    """Tie the ids along ``axes`` and return them shrunk; None if these are all the channels."""
-    if not varies(ids, axes):
-        return ids
-    if not varies(ids, [axis for axis in range(ids.ndim) if axis not in axes]):
-        return None
-    for axis in axes:
-        first = ids.narrow(axis, 0, 1)
-        call.flow.unite(first, ids)
-        ids = first
-    return compress(ids)
-
-
-@handles(
-    *("matmul", "bmm", "baddbmm", "mm", "addmm", "einsum", "scaled_dot_product_attention"),
-    *("cumsum", "cumprod", "sort", "topk", "argmax", "argmin", "index", "index_select", "gather"),
-    *("roll", "copy", "index_put", "slice_scatter", "repeat", "channel_shuffle", "var_mean"),
-)
-def mixing(call: Call) -> Result:
-    """Freeze: these mix channels, or name them by number."""
-    name = call.node.target._schema.name.removeprefix("aten::")  # type: ignore[union-attr]
-    return call.freeze_inputs(f"{name} mixes channels or names them by number")
-
-
-def _as_list(value: int | Sequence[int]) -> list[int]:
-    return [value] if isinstance(value, int) else list(value)
 
 
 def is_pointwise(packet_name: str, tags: Sequence[torch.Tag]) -> bool:

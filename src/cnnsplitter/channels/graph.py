@@ -1,8 +1,11 @@
 """A network's graph of operator calls, each with the module that makes it."""
 
 import re
+import warnings
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,8 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from cnnsplitter.channels.calls import Stored
+from cnnsplitter.channels.refusals import refusal, require_one_input
 from cnnsplitter.channels.shadow import without_data
-from cnnsplitter.errors import ModelError, UnsupportedModelError
 
 MODULE = "module"
 """Key of a node's ``meta`` under which the path of the innermost module stands."""
@@ -51,23 +54,23 @@ def record_graph(model: nn.Module, example: Tensor) -> Graph:
     network is not touched. ``torch.export`` gives the same graph in more than twice the time.
 
     Raises:
-        UnsupportedModelError: For control flow that depends on data.
+        UnsupportedModelError: For control flow that depends on data, for several inputs, and for
+            a network that cannot be copied.
         ModelError: If the network does not take the example input.
     """
+    require_one_input(model)
     shadow = without_data(model)
     # The root's flag is on so that auxiliary heads are part of the graph.
     shadow.training = True
     shape = (max(2, len(example)), *example.shape[1:])
     image = torch.empty(shape, dtype=example.dtype, device="meta")
     try:
-        nodes = tuple(_record(shadow, image).graph.nodes)
+        # Warnings and prints are about a copy that nobody will run.
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            nodes = tuple(_record(shadow, image).graph.nodes)
     except Exception as error:  # tracing raises many types, its own and those of the network
-        kind, reason = ModelError, (str(error).strip() or type(error).__name__).splitlines()[0]
-        if "DataDependent" in type(error).__name__ or "_local_scalar_dense" in str(error):
-            kind, reason = UnsupportedModelError, "its control flow depends on values of a tensor"
-        raise kind(
-            f"{type(shadow).__name__} cannot be traced with an input of shape {shape}: {reason}"
-        ) from error
+        raise refusal(shadow, shape, error) from error
     tensors = _tensors(shadow)
     inputs = [node.name for node in nodes if node.op == "placeholder"]
     stored = {name: Stored(*item) for name, item in zip(inputs, tensors.items(), strict=False)}

@@ -6,14 +6,18 @@ from torch import Tensor, nn
 from cnnsplitter.channels.calls import Call, Result, Stored, handles
 from cnnsplitter.channels.flow import along
 
+COMPUTED = "the weights are computed from others; cnnsplitter.bake(model) makes them plain"
+
 
 @handles("conv1d", "conv2d", "conv3d")
 def convolution(call: Call) -> Result:
     """Make fresh ids for the kernels; note the ids that are read (method.md: kernel, unit)."""
     channels = along(call.ids("input"), 1, call.input_shape()[1])
     layer = call.own_layer(nn.modules.conv._ConvNd)
-    if channels is None or not isinstance(call.args["weight"], Stored):
-        return call.freeze_inputs("the weights are computed, or the channels vary over space")
+    if channels is None:
+        return call.freeze_inputs("a convolution runs along the channels")
+    if not isinstance(call.args["weight"], Stored):
+        return _computed(call)
     if call.args["groups"] == len(channels) > 1:
         kernels = _depthwise(call, channels)
     elif layer is None:
@@ -26,6 +30,16 @@ def convolution(call: Call) -> Result:
     if layer is not None:
         call.flow.write(layer, kernels)
     return kernels.view(1, -1, *[1] * (len(call.shape) - 2))
+
+
+def _computed(call: Call) -> Result:
+    """Freeze; the kernels count all the same, so that what cannot be selected is reported."""
+    result = call.freeze_inputs(COMPUTED)
+    if isinstance(call.owner, nn.modules.conv._ConvNd):
+        kernels = call.flow.fresh(call.shape[1])
+        call.flow.write(call.module, kernels)
+        call.flow.freeze(kernels, COMPUTED, call.module)
+    return result
 
 
 def _dense(call: Call, channels: Tensor, layer: str) -> Tensor:
@@ -91,8 +105,10 @@ def linear(call: Call) -> Result:
     weight = call.args["weight"]
     features = along(call.ids("input"), -1, call.input_shape()[-1])
     layer = call.own_layer(nn.Linear)
+    if not isinstance(weight, Stored):
+        return call.freeze_inputs(COMPUTED)
     if features is None or layer is None:
-        return call.freeze_inputs("the weights are computed, or the features vary by place")
+        return call.freeze_inputs("a linear layer runs along the channels or uses other weights")
     call.flow.record(weight.name, 1, features)
     call.flow.read(layer, features)
     rows = call.flow.fresh(weight.tensor.shape[0])

@@ -134,7 +134,10 @@ class ChannelMap:
             flow = walk(graph, freeze_unknown=unknown == "freeze", frozen_modules=frozen_modules)
             channels = _build(flow, tuple(example.shape[1:]), linear_units=units == "all")
             if not channels.layers:
-                raise ModelError(f"{type(model).__name__} has no convolution: nothing to select")
+                raise ModelError(
+                    f"{type(model).__name__} has no convolution: nothing to select; "
+                    'units="all" selects the rows of hidden linear layers'
+                )
             fault = find_fault(model, channels, example)
             if fault is None:
                 return channels

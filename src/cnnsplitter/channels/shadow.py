@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from cnnsplitter.errors import UnsupportedModelError
+
 
 def without_data(model: nn.Module) -> nn.Module:
     """Copy a network to the meta device, in evaluation mode; nothing of its size is allocated."""
@@ -16,7 +18,13 @@ def without_data(model: nn.Module) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
     for buffer in model.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(model, memo).eval()
+    try:
+        return copy.deepcopy(model, memo).eval()
+    except RuntimeError as error:  # PyTorch copies no tensor that was computed, as weight_norm's
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be copied, because a layer keeps weights that are "
+            "computed from others; cnnsplitter.bake(model) makes them plain"
+        ) from error
 
 
 @torch.no_grad()

@@ -1,37 +1,16 @@
-"""How channel ids pass operators that only move, join or part elements."""
-
-from collections.abc import Sequence
-from typing import Any
+"""How channel ids pass operators that only move elements."""
 
 import torch
 from torch import Tensor, nn
 
 from cnnsplitter.channels.calls import Call, Result, handles
-from cnnsplitter.channels.flow import FROZEN, compress, varies
+from cnnsplitter.channels.flow import FROZEN, along, compress, varies
 
 
-@handles("cat", "concat")
-def concatenate(call: Call) -> Result:
-    """Lay the ids one behind the other."""
-    parts = [call.as_ids(part) for part in call.args["tensors"]]
-    nodes: Any = call.node.args[0]
-    rank = len(call.shape)
-    axis = call.args["dim"] % rank
-    shapes = (_without(part.shape, axis) for part in parts)
-    common = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
-    sizes = [node.meta["val"].shape[axis] for node in nodes]
-    expanded = [
-        part.expand(*common[:axis], size, *common[axis + 1 :])
-        for part, size in zip(parts, sizes, strict=True)
-    ]
-    return compress(torch.cat(expanded, dim=axis))
-
-
-def _without(shape: Sequence[int], axis: int) -> tuple[int, ...]:
-    return tuple(1 if a == axis else size for a, size in enumerate(shape))
-
-
-@handles("flatten", "view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "unflatten")
+@handles(
+    *("flatten", "view", "reshape", "view_as", "reshape_as", "_unsafe_view", "ravel"),
+    *("unsqueeze", "squeeze", "unflatten"),
+)
 def reshape(call: Call) -> Result:
     """Reshape the ids with the values.
 
@@ -66,72 +45,24 @@ def permute(call: Call) -> Result:
     return call.ids().permute(call.args["dims"])
 
 
-@handles("transpose")
+@handles("transpose", "swapaxes", "swapdims")
 def transpose(call: Call) -> Result:
     """Swap two axes."""
-    return call.ids().transpose(call.args["dim0"], call.args["dim1"])
+    first, second = list(call.args.values())[1:]
+    return call.ids().transpose(first, second)
 
 
-@handles("slice")
-def cut_out(call: Call) -> Result:
-    """Keep the ids of a slice over space; a slice of channels needs its bounds as attributes."""
-    ids, axis = call.ids(), call.args["dim"]
-    if not varies(ids, [axis]):
-        return ids
-    size = call.input_shape()[axis]
-    start, stop, step = slice(call.args["start"], call.args["end"]).indices(size)
-    bounds = [bound for bound in (start, stop) if 0 < bound < size]
-    healed = [call.heal(bound, ids.narrow(axis, 0, bound).flatten()) for bound in bounds]
-    if not all(healed) or call.args["step"] != step or varies(ids, _others(ids, axis)):
-        return call.freeze_inputs("channels are sliced by number")
-    part = ids.narrow(axis, start, stop - start)
-    call.flow.require(part)
-    return part
-
-
-@handles("select")
-def select(call: Call) -> Result:
-    """Drop an axis over space."""
-    ids, axis = call.ids(), call.args["dim"]
-    if varies(ids, [axis]):
-        return call.freeze_inputs("channels are chosen by number")
-    return ids.squeeze(axis)
-
-
-@handles("unbind")
-def unbind(call: Call) -> Result:
-    """Drop an axis over space."""
-    ids, axis = call.ids(), call.args["dim"]
-    if varies(ids, [axis]):
-        return call.freeze_inputs("channels are chosen by number")
-    return [ids.squeeze(axis) for _ in call.node.meta["val"]]
-
-
-@handles("chunk", "split", "split_with_sizes")
-def parts(call: Call) -> Result:
-    """Part the ids; equal parts stay equal, others need their sizes as attributes."""
+@handles("t", "mT")
+def transpose_last(call: Call) -> Result:
+    """Swap the last two axes."""
     ids = call.ids()
-    axis = call.args["dim"] % ids.ndim
-    sizes = tuple(part.shape[axis] for part in call.node.meta["val"])
-    if not varies(ids, [axis]):
-        return [ids for _ in sizes]
-    if varies(ids, _others(ids, axis)):
-        return call.freeze_inputs("channels vary along two axes where they are split")
-    pieces = list(ids.split(sizes, dim=axis))  # type: ignore[no-untyped-call]
-    flat = [piece.flatten() for piece in pieces]
-    if "chunks" in call.args and len(set(sizes)) == 1:
-        call.flow.tie_rows(torch.stack(flat, dim=1))
-    elif "split_size" in call.args and isinstance(call.args["split_size"], int):
-        if len(set(sizes)) > 1 or not call.heal(sizes[0], flat[0]):
-            return call.freeze_inputs("channels are split by number")
-        call.flow.tie_rows(torch.stack(flat, dim=1))
-    elif not call.heal_tuple(sizes, flat) and not all(
-        call.heal(size, piece) for size, piece in zip(sizes, flat, strict=True)
-    ):
-        return call.freeze_inputs("channels are split by number")
-    for piece in pieces:
-        call.flow.require(piece)
-    return pieces
+    return ids.transpose(-2, -1) if ids.ndim > 1 else ids
+
+
+@handles("movedim", "moveaxis")
+def move(call: Call) -> Result:
+    """Move the axes."""
+    return call.ids().movedim(call.args["source"], call.args["destination"])
 
 
 @handles("pixel_shuffle")
@@ -144,6 +75,28 @@ def pixel_shuffle(call: Call) -> Result:
     phases = ids.flatten().expand(channels).reshape(new, -1)
     call.flow.tie_rows(phases)
     return phases[:, 0].view(1, -1, 1, 1)
+
+
+@handles("pixel_unshuffle")
+def pixel_unshuffle(call: Call) -> Result:
+    """Tie the channels that one channel's pixels become."""
+    ids = call.ids()
+    if varies(ids, range(2, ids.ndim)):
+        return call.freeze_inputs("channels vary over space where pixels are shuffled")
+    channels = ids.flatten().expand(call.input_shape()[1])
+    return channels.repeat_interleave(call.shape[1] // len(channels)).view(1, -1, 1, 1)
+
+
+@handles("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(call: Call) -> Result:
+    """Tie the channels at one position of all groups, and shuffle the ids."""
+    ids, groups = call.ids(), call.args["groups"]
+    channels = along(ids, 1, call.input_shape()[1])
+    if channels is None:
+        return call.freeze_inputs("channels vary over space where they are shuffled")
+    columns = channels.reshape(groups, -1).T
+    call.flow.tie_rows(columns)
+    return columns.reshape(1, -1, *[1] * (ids.ndim - 2))
 
 
 @handles("pad", "constant_pad_nd")
@@ -172,7 +125,3 @@ def _pad_channels(call: Call, ids: Tensor, amounts: tuple[int, int]) -> Tensor:
     call.flow.size(call.module, "padding", sizes)
     rest = [1] * (ids.ndim - 2)
     return torch.cat([before.view(1, -1, *rest), ids, after.view(1, -1, *rest)], dim=1)
-
-
-def _others(ids: Tensor, axis: int) -> list[int]:
-    return [other for other in range(ids.ndim) if other != axis % ids.ndim]

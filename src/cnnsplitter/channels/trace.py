@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
-from cnnsplitter.channels import elementwise, layers, shapes  # noqa: F401  # they register handlers
+# These register handlers.
+from cnnsplitter.channels import elementwise, layers, parts, reductions, shapes  # noqa: F401
 from cnnsplitter.channels.calls import HANDLERS, Call, Handler
 from cnnsplitter.channels.flow import FROZEN, Flow, frozen_ids
 from cnnsplitter.channels.graph import MODULE, Graph

@@ -1,0 +1,264 @@
+"""Small networks, each with one odd motif: masked equals cut, or the channels are frozen."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  # its usual name
+
+from cnnsplitter.channels import ChannelMap
+from cnnsplitter.surgery import extract, masked_forward
+from strategies import randomise
+
+Forward = Callable[["Toy", Tensor], Tensor]
+
+
+class Toy(nn.Module):
+    """Two convolutions with 8 and 8 kernels, something between them, and a head."""
+
+    def __init__(self, between: Forward) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 1)
+        self.part = 3
+        self.between = between
+        self.head = nn.LazyLinear(2)
+
+    def conv(self, x: Tensor) -> Tensor:
+        return self.second(x)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.between(self, torch.relu(self.first(x)))
+        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def images() -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, 3, 6, 6, dtype=torch.float64, generator=generator)
+
+
+def check(net: nn.Module, seed: int = 0) -> ChannelMap:
+    """Trace ``net``, assert that masked equals cut, and return the map."""
+    x = images()
+    net = net.double().eval()
+    net(x)
+    randomise(net, torch.Generator().manual_seed(seed))
+    channels = ChannelMap.trace(net, x)
+    assert torch.equal(extract(net, channels, channels.full_selection())(x), net(x))
+    for share in (0.3, 0.7):
+        selection = channels.random_selection(share, generator=torch.Generator().manual_seed(seed))
+        expected = masked_forward(net, channels, selection, x)
+        narrow = extract(net, channels, selection)
+        torch.testing.assert_close(narrow(x), expected, atol=1e-12, rtol=1e-12)
+    return channels
+
+
+def functional(net: Toy, x: Tensor) -> Tensor:
+    return F.conv2d(x, net.second.weight, net.second.bias)
+
+
+def functional_and_called(net: Toy, x: Tensor) -> Tensor:
+    return net.conv(x) + functional(net, x)
+
+
+def slice_assignment(net: Toy, x: Tensor) -> Tensor:
+    y = net.conv(x)
+    y[:, :4] = x[:, :4]
+    return y
+
+
+def slice_assignment_by_attribute(net: Toy, x: Tensor) -> Tensor:
+    y = net.conv(x)
+    y[:, : net.part] = 0.5
+    return y
+
+
+def slice_sum(net: Toy, x: Tensor) -> Tensor:
+    y = net.conv(x)
+    y[:, : net.part] += x[:, : net.part]
+    return y
+
+
+def filled_in_place(net: Toy, x: Tensor) -> Tensor:
+    y = torch.zeros_like(x)
+    y.add_(net.conv(x))
+    return y
+
+
+def every_second(net: Toy, x: Tensor) -> Tensor:
+    return net.conv(x)[:, ::2]
+
+
+def view_with_sizes(net: Toy, x: Tensor) -> Tensor:
+    return net.conv(x).view(-1, 2, 4, 6, 6).sum(1)
+
+
+def several_inputs(net: Toy, x: Tensor) -> Tensor:
+    return torch.cat([x, net.conv(x), x, x.new_ones(len(x), 1, 6, 6)], dim=1)
+
+
+def in_place(net: Toy, x: Tensor) -> Tensor:
+    y = net.conv(x)
+    y.relu_().mul_(2).add_(x)
+    return y
+
+
+def flipped(net: Toy, x: Tensor) -> Tensor:
+    return net.conv(x.flip(1)) + x
+
+
+def stacked(net: Toy, x: Tensor) -> Tensor:
+    return torch.stack([x, net.conv(x)], dim=1).amax(1)
+
+
+def narrowed(net: Toy, x: Tensor) -> Tensor:
+    return net.conv(x).narrow(1, 0, net.part)
+
+
+def shuffled(net: Toy, x: Tensor) -> Tensor:
+    return F.channel_shuffle(net.conv(x), 2) + x
+
+
+def pixels_to_channels(net: Toy, x: Tensor) -> Tensor:
+    return F.pixel_unshuffle(net.conv(x), 2)
+
+
+def pixels_from_channels(net: Toy, x: Tensor) -> Tensor:
+    return F.pixel_shuffle(net.conv(x), 2)
+
+
+def pooled_by_attention(net: Toy, x: Tensor) -> Tensor:
+    y = net.conv(x).flatten(2)
+    weights = torch.softmax(x.mean(1).flatten(1), dim=1)[:, :, None]
+    return torch.matmul(y, weights)[:, :, None]
+
+
+def channel_attention(net: Toy, x: Tensor) -> Tensor:
+    y = net.conv(x).flatten(2)
+    return torch.matmul(torch.matmul(y, y.mT), y).view(x.shape)
+
+
+def largest_pixels(net: Toy, x: Tensor) -> Tensor:
+    return F.adaptive_max_pool2d(net.conv(x), 2)
+
+
+def local_response(net: Toy, x: Tensor) -> Tensor:
+    return F.local_response_norm(net.conv(x), 3)
+
+
+def position(net: Toy, x: Tensor) -> Tensor:
+    return net.conv(x).swapaxes(1, 3).swapaxes(1, 3).movedim(1, -1).movedim(-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("between", "units"),
+    [
+        (functional, 0),
+        (functional_and_called, 0),
+        (slice_assignment, 0),
+        (slice_assignment_by_attribute, 16),
+        (slice_sum, None),
+        (filled_in_place, None),
+        (every_second, 8),
+        (view_with_sizes, 8),
+        (several_inputs, 16),
+        (in_place, 8),
+        (flipped, None),
+        (stacked, 8),
+        (narrowed, 8 + 3),
+        (shuffled, None),
+        (pixels_to_channels, 16),
+        (pixels_from_channels, 8 + 2),
+        (pooled_by_attention, 8),
+        (channel_attention, 8),
+        (largest_pixels, 16),
+        (local_response, 8),
+        (position, 16),
+    ],
+)
+def test_right_or_frozen(between: Forward, units: int | None) -> None:
+    channels = check(Toy(between))
+    assert units is None or channels.unit_count == units, channels.frozen
+
+
+@settings(max_examples=6)
+@given(
+    groups=st.sampled_from([2, 3, 4, 6]),
+    inputs=st.integers(2, 4),
+    outputs=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+def test_grouped_convolutions_leave_as_much_to_choose_as_they_can(
+    groups: int, inputs: int, outputs: int, seed: int
+) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, groups * inputs, 1),
+        nn.ReLU(),
+        nn.Conv2d(groups * inputs, groups * outputs, 3, groups=groups),
+        nn.ReLU(),
+        nn.Conv2d(groups * outputs, 2, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(2, 2),
+    )
+    channels = check(net, seed)
+    # Equal shares of all groups leave the positions in a group, of inputs and outputs.
+    assert channels.unit_count == max(groups, inputs + outputs) + 2
+
+
+class Radix(nn.Module):
+    """Split attention over a radix, as in ResNeSt."""
+
+    def __init__(self, radix: int, groups: int, width: int) -> None:
+        super().__init__()
+        self.radix = radix
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.conv = nn.Conv2d(4, radix * groups * width, 1, groups=groups)
+        self.fc1 = nn.Conv2d(groups * width, 6, 1)
+        self.fc2 = nn.Conv2d(6, radix * groups * width, 1)
+        self.head = nn.Linear(groups * width, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv(torch.relu(self.stem(x))))
+        batch, channels, height, width = x.shape
+        x = x.reshape(batch, self.radix, channels // self.radix, height, width)
+        gap = x.sum(1).mean((2, 3), keepdim=True)
+        weights = self.fc2(torch.relu(self.fc1(gap)))
+        weights = weights.view(batch, self.radix, -1).softmax(1).view(batch, self.radix, -1, 1, 1)
+        return self.head((x * weights).sum(1).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@settings(max_examples=4)
+@given(st.integers(2, 3), st.sampled_from([1, 2, 4]), st.integers(2, 3), st.integers(0, 99))
+def test_views_over_a_radix(radix: int, groups: int, width: int, seed: int) -> None:
+    channels = check(Radix(radix, groups, width), seed)
+    assert channels.unit_count >= 6 + 2
+    assert channels.frozen == ()
+
+
+class Shared(nn.Module):
+    """Two modules with one weight, of which one also has a bias, in one stream or in two."""
+
+    def __init__(self, *, apart: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 5, 1)
+        self.first = nn.Conv2d(5, 5, 3, padding=1)
+        self.second = nn.Conv2d(5, 5, 3, padding=1, bias=False)
+        self.second.weight = self.first.weight
+        self.apart = apart
+        self.head = nn.Linear(10 if apart else 5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = torch.relu(self.first(x))
+        z = self.second(x if self.apart else y)
+        return self.head((torch.cat([y, z], 1) if self.apart else z).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("apart", "units"), [(True, 10), (False, 5)])
+def test_a_weight_of_two_modules_ties_their_kernels(apart: bool, units: int) -> None:
+    channels = check(Shared(apart=apart))
+    assert channels.unit_count == units
