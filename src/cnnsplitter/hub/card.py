@@ -58,7 +58,7 @@ def model_card(
 
 
 def _header(manifest: Mapping[str, Any], title: str, license: str) -> Iterator[str]:
-    """Yield lines of YAML; their values are JSON, which YAML includes."""
+    """Yield lines of YAML."""
     values: dict[str, Any] = {
         "library_name": "cnnsplitter",
         "license": license,
@@ -78,7 +78,17 @@ def _header(manifest: Mapping[str, Any], title: str, license: str) -> Iterator[s
         }
         values["model-index"] = [{"name": title, "results": [result]}]
     for key, value in values.items():
-        yield f"{key}: {json.dumps(value)}"
+        yield f"{key}: {_yaml(value)}"
+
+
+def _yaml(value: object) -> str:
+    """Return JSON, which is YAML but for rare characters: JSON writes them as two numbers."""
+
+    def as_one(pair: re.Match[str]) -> str:
+        quoted = f'"{pair[0]}"'
+        return f"\\U{ord(json.loads(quoted)):08x}"
+
+    return re.sub(r"\\ud[89ab]..\\ud[c-f]..", as_one, json.dumps(value))
 
 
 def _data_name(data: object) -> str:

@@ -57,7 +57,8 @@ def save_folder(
     )
     digest = hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
     title = title or folder.resolve().name
-    (folder / CARD).write_text(model_card(model, manifest, digest, title=title, license=license))
+    card = model_card(model, manifest, digest, title=title, license=license)
+    (folder / CARD).write_text(card, encoding="utf-8")
 
 
 def load_folder(folder: str | Path, *, build: Builder | None = None) -> Model:

@@ -171,5 +171,6 @@ def _hub_errors(repository: str, revision: str | None) -> Iterator[None]:
         hint = _LOG_IN if status in (401, 403) else "try again later"
         raise HubError(f"{repository}: the hub refuses with status {status}; {hint}") from error
     except Exception as error:  # the client and its HTTP library raise many types
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        chain = [error] if error.__cause__ is None else [error, error.__cause__]
+        reason = " ".join((str(e).strip() or type(e).__name__).splitlines()[0] for e in chain)
         raise HubError(f"{repository}: the hub cannot be used ({reason})") from error
