@@ -35,7 +35,9 @@ sys.meta_path.insert(0, Nowhere())
 def test_the_page_serves_without_this_package(tmp_path: Path) -> None:
     strong, weak = (toys.classifier("lenet5", seed=seed) for seed in (1, 2))
     calibration = RangeCalibration("min-max", -0.5, 1.5)
-    model = PatchedModel(weak, [Patch("cat", toys.class_module(strong), calibration)])
+    model = PatchedModel(
+        weak, [Patch("cat", toys.class_module(strong), calibration)], "renormalise"
+    )
     cs.save(model, tmp_path / "patched.safetensors")
     outcome = succeed(
         *("export", tmp_path / "patched.safetensors", "--out", tmp_path / "patched.onnx")

@@ -97,7 +97,11 @@ def _write(
     except (CnnSplitterError, OSError):
         raise
     except Exception as error:  # the exporters raise many types, for operators they do not know
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first: BaseException = error
+        # The outer ones tell which step failed; the first names the operator.
+        while first.__cause__ is not None:
+            first = first.__cause__
+        reason = (str(first).strip() or type(first).__name__).splitlines()[0]
         raise ModelError(f"the model cannot be exported as {kind.name}: {reason}") from error
 
 
