@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-import cnnsplitter as cs
 import toys
 from cnnsplitter.calibration import RangeCalibration
 from cnnsplitter.patching import Patch, PatchedModel
+from cnnsplitter.storage import save
 from shop import succeed
 
 pytest.importorskip("onnx", reason="exports need the extra onnx")
@@ -38,7 +38,7 @@ def test_the_page_serves_without_this_package(tmp_path: Path) -> None:
     model = PatchedModel(
         weak, [Patch("cat", toys.class_module(strong), calibration)], "renormalise"
     )
-    cs.save(model, tmp_path / "patched.safetensors")
+    save(model, tmp_path / "patched.safetensors")
     outcome = succeed(
         *("export", tmp_path / "patched.safetensors", "--out", tmp_path / "patched.onnx")
     )
