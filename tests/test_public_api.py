@@ -21,6 +21,8 @@ NAMES = {
     "data": ("ImageSet", "SplitShares", "Splits", "load_data", "make_splits"),
     "errors": ("CnnSplitterError",),
     "evaluation": ("Comparison", "Evaluation", "compare", "evaluate"),
+    "exporting": ("Exported", "export"),
+    "hub": ("load_folder", "pull_from_hub", "push_to_hub", "save_folder"),
     "importance": ("Importance", "measure_importance"),
     "models": ("build_model",),
     "patching": ("PatchedModel", "patch"),

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from cnnsplitter.data import ImageSet, Splits, SplitShares, load_data, make_splits
     from cnnsplitter.errors import CnnSplitterError
     from cnnsplitter.evaluation import Comparison, Evaluation, compare, evaluate
+    from cnnsplitter.exporting import Exported, export
+    from cnnsplitter.hub import load_folder, pull_from_hub, push_to_hub, save_folder
     from cnnsplitter.importance import Importance, measure_importance
     from cnnsplitter.models import build_model
     from cnnsplitter.patching import PatchedModel, patch
@@ -38,6 +40,7 @@ _HOME = {
     "ComposedModel": "class_modules",
     "Cost": "cost",
     "Evaluation": "evaluation",
+    "Exported": "exporting",
     "GeneticSearch": "search",
     "IMAGENET": "preprocessing",
     "ImageSet": "data",
@@ -56,9 +59,11 @@ _HOME = {
     "compare": "evaluation",
     "compose": "class_modules",
     "evaluate": "evaluation",
+    "export": "exporting",
     "extract": "surgery",
     "load": "storage",
     "load_data": "data",
+    "load_folder": "hub",
     "load_weights": "weights",
     "make_splits": "data",
     "masked_forward": "surgery",
@@ -66,7 +71,10 @@ _HOME = {
     "measure_importance": "importance",
     "measure_sensitivity": "sensitivity",
     "patch": "patching",
+    "pull_from_hub": "hub",
+    "push_to_hub": "hub",
     "save": "storage",
+    "save_folder": "hub",
     "split": "splitting",
     "train": "training",
 }

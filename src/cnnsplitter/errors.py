@@ -32,6 +32,10 @@ class StorageError(CnnSplitterError, OSError):
     """A file that is broken, foreign, too new, or in the way."""
 
 
+class HubError(CnnSplitterError, OSError):
+    """A model hub that cannot be reached, refuses, or does not have what is asked for."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the hint for an unknown ``name``: the nearest of ``known``, else all of them."""
     known = sorted(known)

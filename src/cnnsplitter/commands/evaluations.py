@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cnnsplitter.commands.exports import show_export
 from cnnsplitter.commands.options import (
     Channels,
     Data,
@@ -103,13 +104,17 @@ def show_comparison(comparison: "Comparison", terminal: Terminal) -> None:
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A model saved by this package.")],
+    file: Annotated[Path, typer.Argument(help="A model saved or exported by this package.")],
     json: Json = False,
 ) -> None:
     """Show what a file holds: classes, networks, selections, calibrations, how it was made."""
+    from cnnsplitter.exporting import is_export
     from cnnsplitter.storage import describe, load
 
     terminal = Terminal(json)
+    if is_export(file):
+        show_export(file, terminal)
+        return
     model = load(file)
     manifest = describe(file)
     kind, made = manifest.pop("kind"), manifest.pop("details")

@@ -1,0 +1,68 @@
+"""The command that writes a model to a file which runs without this package."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from cnnsplitter.commands.options import Force, Json, Out, Settings, given, require_free
+from cnnsplitter.commands.tables import outline
+from cnnsplitter.terminal import Terminal
+
+if TYPE_CHECKING:
+    from cnnsplitter.exporting import InputType
+
+
+def export(
+    model: Annotated[Path, typer.Argument(help="A model saved by this package.")],
+    out: Out,
+    input_type: Annotated[
+        str, typer.Option("--input", help="Type of the images: uint8, or float32 in [0, 1].")
+    ] = "uint8",
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0, help="Difference allowed, as a share of the largest score (1e-4)."),
+    ] = None,
+    settings: Settings = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Write a model to a file that runs without this package: .onnx, or .pt2 for PyTorch.
+
+    Before the file takes its place its scores are compared with the model's.
+    """
+    require_free(out, force)
+    from cnnsplitter.exporting import export as write
+    from cnnsplitter.storage import load
+
+    terminal = Terminal(json)
+    made = write(
+        load(model),
+        out,
+        input_type=cast("InputType", input_type),
+        overwrite=force,
+        **given(tolerance=tolerance),
+    )
+    terminal.line(
+        f"Largest difference from the model on random images: {made.difference:.2g} "
+        f"(allowed: {made.allowed:.2g})."
+    )
+    terminal.line(f"Written to {out}")
+    difference = {"difference": made.difference, "allowed": made.allowed}
+    terminal.result({"file": str(out), **difference, **made.facts})
+
+
+def show_export(file: Path, terminal: Terminal) -> None:
+    """Show what an exported file tells about itself."""
+    from cnnsplitter.exporting import describe_export
+
+    facts = describe_export(file)
+    terminal.line(f"{file}: exported {facts.get('kind')}\n")
+    for line in outline(facts):
+        terminal.line(line)
+    terminal.result(facts)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(export)
