@@ -21,7 +21,7 @@ LAYERS = (
     {"channels", "models", "inference", "objective"},
     {"surgery", "evaluation", "calibration", "cost", "weights", "training_run"},
     {"importance", "scoring", "search", "class_modules"},
-    {"sensitivity", "training"},
+    {"sensitivity", "training", "engines"},
     {"splitting", "patching"},
     {"manifest", "results"},
     {"packing", "recipes", "run_folder"},

@@ -55,6 +55,16 @@ Generations = Annotated[int | None, typer.Option("--generations", help="Generati
 SearchImages = Annotated[
     int | None, typer.Option("--search-images", min=2, help="Most images that score selections.")
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Processes that run class modules: none but this one."),
+]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="local: this machine; ray: a cluster of many.")
+]
+RayAddress = Annotated[
+    str | None, typer.Option("--ray-address", help="Address of a running cluster, such as auto.")
+]
 
 
 def _read_settings(context: typer.Context, path: Path | None) -> Path | None:

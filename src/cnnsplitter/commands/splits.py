@@ -9,6 +9,7 @@ import typer
 from cnnsplitter.commands.options import (
     Channels,
     Data,
+    EngineName,
     Force,
     Generations,
     Json,
@@ -17,11 +18,13 @@ from cnnsplitter.commands.options import (
     OutFolder,
     Population,
     Quiet,
+    RayAddress,
     Root,
     SearchImages,
     Seed,
     Settings,
     Size,
+    Workers,
     details,
     given,
     load_model,
@@ -112,6 +115,9 @@ def split(
         Path | None, typer.Option("--sensitivity", help="Curves measured by `sensitivity`.")
     ] = None,
     search_images: SearchImages = None,
+    engine: EngineName = "local",
+    workers: Workers = None,
+    ray_address: RayAddress = None,
     size: Size = None,
     channels: Channels = None,
     root: Root = None,
@@ -127,9 +133,10 @@ def split(
     """
     require_free(out / "split.json", force)
     from cnnsplitter.classifier import Classifier
+    from cnnsplitter.engines import choose_engine
     from cnnsplitter.splitting import split as find
 
-    search = _search(context)
+    search, runs_on = _search(context), choose_engine(engine, workers, ray_address)
     terminal = Terminal(json, quiet)
     model = load_model(Classifier, strong)
     measured = None if curves is None else _read_curves(curves, model)
@@ -146,6 +153,7 @@ def split(
             sensitivity=measured,
             search_images=search_images,
             checkpoint=checkpoint,
+            engine=runs_on,
             progress=terminal.progress,
         )
     kept = details(seed=seed, data=data, strong=strong.name, search=search.model_dump(mode="json"))

@@ -1,0 +1,1 @@
+"""Benchmarks: each prints one JSON line with ratios against a plain reference."""
