@@ -16,7 +16,7 @@ SOURCES = {
 
 LAYERS = (
     {"errors", "progress"},
-    {"preprocessing", "selection", "files", "data", "augmentation", "settings"},
+    {"preprocessing", "selection", "files", "data", "augmentation", "settings", "events"},
     {"classifier"},
     {"channels", "models", "inference", "objective"},
     {"surgery", "evaluation", "calibration", "cost", "weights", "training_run"},

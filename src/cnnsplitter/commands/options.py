@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cnnsplitter.data import Splits
+    from cnnsplitter.events import Gate
     from cnnsplitter.packing import Model
+    from cnnsplitter.progress import Progress
 
 M = TypeVar("M", bound="nn.Module")
 _TABLES = {"train": "training", "split": "genetic"}
@@ -64,6 +66,9 @@ EngineName = Annotated[
 ]
 RayAddress = Annotated[
     str | None, typer.Option("--ray-address", help="Address of a running cluster, such as auto.")
+]
+ToTensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write the figures of every step for TensorBoard.")
 ]
 
 
@@ -216,3 +221,12 @@ def details(**values: Any) -> dict[str, Any]:
     from cnnsplitter.results import versions
 
     return {"versions": versions(), **given(**values)}
+
+
+def listeners(terminal: Terminal, folder: Path, tensorboard: bool) -> "tuple[Progress, Gate]":
+    """Return what hears every step of a run, and the gate before what it writes to ``folder``."""
+    from cnnsplitter.events import EventLog, Gate, TensorBoard, TimeLeft, together
+
+    boards = [TensorBoard(folder / "tensorboard")] if tensorboard else []
+    files = Gate(together(EventLog(folder / "events.jsonl"), *boards))
+    return TimeLeft(together(terminal.progress, files)), files

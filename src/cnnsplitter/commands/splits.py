@@ -24,9 +24,11 @@ from cnnsplitter.commands.options import (
     Seed,
     Settings,
     Size,
+    ToTensorBoard,
     Workers,
     details,
     given,
+    listeners,
     load_model,
     open_fitting_data,
     require_free,
@@ -118,6 +120,7 @@ def split(
     engine: EngineName = "local",
     workers: Workers = None,
     ray_address: RayAddress = None,
+    tensorboard: ToTensorBoard = False,
     size: Size = None,
     channels: Channels = None,
     root: Root = None,
@@ -138,6 +141,7 @@ def split(
 
     search, runs_on = _search(context), choose_engine(engine, workers, ray_address)
     terminal = Terminal(json, quiet)
+    progress, _ = listeners(terminal, out, tensorboard)
     model = load_model(Classifier, strong)
     measured = None if curves is None else _read_curves(curves, model)
     checkpoint = out / "search.checkpoint"
@@ -154,7 +158,7 @@ def split(
             search_images=search_images,
             checkpoint=checkpoint,
             engine=runs_on,
-            progress=terminal.progress,
+            progress=progress,
         )
     kept = details(seed=seed, data=data, strong=strong.name, search=search.model_dump(mode="json"))
     _finish_split(model, found, images, out, terminal, kept)

@@ -73,6 +73,7 @@ class GeneticSearch(GeneticSettings):
         last = state.history[-1]
         values = {
             "accuracy": last.accuracy,
+            "best_accuracy": max(past.accuracy for past in state.history),
             "difference": last.difference,
             "kept": last.kept,
             "fitness": last.fitness,
@@ -105,9 +106,10 @@ class _Evolution:
         best = _members(brood.selections, result.champion)
         if state is not None and generation.measure <= max(past.measure for past in history):
             best = state.best
+        elites = choose_elites(result.individuals, result.champion, self.settings.elites)
         return SearchState(
             brood.genes,
-            scores,
+            _individuals(scores, elites),
             result.individuals,
             result.champion,
             best,
@@ -137,7 +139,7 @@ class _Evolution:
         children = mutate(children, chosen.mutation, chosen.mutation_kind, generator)
         genes = torch.cat([_individuals(state.genes, elites), children], dim=1)
         brood = self._make_new(genes, chosen.elites, state.seen, generator)
-        return brood, _individuals(state.scores, elites)
+        return brood, state.elite_scores
 
     def _make_new(
         self, genes: Tensor, elites: int, seen: frozenset[bytes], generator: torch.Generator
@@ -166,7 +168,9 @@ class _Evolution:
                     "weights and the search images"
                 )
             scores[brood.fresh] = new.float()
-        return _individuals(scores, brood.source)
+        copies = brood.source != torch.arange(brood.source.shape[1])
+        scores[copies] = scores[copies.nonzero()[:, 0], brood.source[copies]]
+        return scores
 
     def _compete(
         self,
