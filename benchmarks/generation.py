@@ -14,22 +14,26 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-import cnnsplitter as cs
 from benchmarks.plain import simcnn, timed
 from cnnsplitter.channels import ChannelMap
+from cnnsplitter.classifier import Classifier
+from cnnsplitter.data import ImageSet
 from cnnsplitter.scoring import CutScorer
+from cnnsplitter.search import GeneticSearch
 from cnnsplitter.search.tournament import Rules, build_ensembles
+from cnnsplitter.selection import Selection
+from cnnsplitter.surgery import extract
 
 RULES = Rules({}, least=50, most=500)
 
 
 def plain_scores(
-    strong: cs.Classifier, channels: ChannelMap, data: cs.ImageSet, owner: Tensor, keep: Tensor
+    strong: Classifier, channels: ChannelMap, data: ImageSet, owner: Tensor, keep: Tensor
 ) -> Tensor:
     """Return float32[k, n]: each candidate extracted and run on batches of 256 images."""
     rows = []
     for column, units in zip(owner.tolist(), keep, strict=True):
-        narrow = cs.extract(strong.net, channels, cs.Selection(units, channels.fingerprint)).eval()
+        narrow = extract(strong.net, channels, Selection(units, channels.fingerprint)).eval()
         with torch.no_grad():
             batches = [narrow(strong.preprocessing(x))[:, column] for x, _ in data.batches(256)]
         rows.append(torch.cat(batches))
@@ -80,7 +84,7 @@ def merges(classes: int, population: int, most: int) -> list[tuple[int, int]]:
 def scores_step(options: argparse.Namespace) -> dict[str, Any]:
     """Time one generation's scores step, and see whether both ways choose the same ensembles."""
     strong, channels, data = simcnn(options.width, options.classes, options.images)
-    settings = cs.GeneticSearch(population=options.population, parents=10, elites=4)
+    settings = GeneticSearch(population=options.population, parents=10, elites=4)
     every = options.classes * options.population
     fresh = options.classes * (options.population - settings.elites)
     generator = torch.Generator().manual_seed(1)

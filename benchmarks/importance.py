@@ -7,17 +7,20 @@ its feature maps, and takes the mean L1 of one kernel's map after the other, as 
 
 import argparse
 import json
+from functools import partial
 
 import torch
 from torch import Tensor
 
-import cnnsplitter as cs
 from benchmarks.plain import simcnn, timed
 from cnnsplitter.channels import ChannelMap
+from cnnsplitter.classifier import Classifier
+from cnnsplitter.data import ImageSet
+from cnnsplitter.importance import measure_importance
 
 
 def one_by_one(
-    strong: cs.Classifier, channels: ChannelMap, data: cs.ImageSet, *, by_kernel: bool
+    strong: Classifier, channels: ChannelMap, data: ImageSet, *, by_kernel: bool
 ) -> Tensor:
     """Return float[classes, units], from the confident images of each class."""
     seen: dict[str, Tensor] = {}
@@ -62,16 +65,16 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     strong, channels, data = simcnn(options.width, 10, options.images)
     some = data.take(torch.arange(options.loop_images))
-    cs.measure_importance(strong, channels, some, confidence=0)
-    _, *both = timed(lambda: cs.measure_importance(strong, channels, data, confidence=0))
+    measure_importance(strong, channels, some, confidence=0)
+    _, *both = timed(lambda: measure_importance(strong, channels, data, confidence=0))
     per_image = [seconds / len(data) for seconds in both]
     result: dict[str, object] = {"threads": torch.get_num_threads()}
     for name, by_kernel in (("ratio", True), ("ratio_by_layer", False)):
-        _, seconds, cpu = timed(lambda k=by_kernel: one_by_one(strong, channels, some, by_kernel=k))
+        _, seconds, cpu = timed(partial(one_by_one, strong, channels, some, by_kernel=by_kernel))
         result[name] = round(seconds / len(some) / per_image[0], 2)
         result[f"{name}_cpu"] = round(cpu / len(some) / per_image[1], 2)
     slow = one_by_one(strong, channels, some, by_kernel=False)
-    again = cs.measure_importance(strong, channels, some, confidence=0)
+    again = measure_importance(strong, channels, some, confidence=0)
     result["same"] = torch.allclose(slow, again.scores, rtol=1e-3, atol=1e-6)
     print(json.dumps(result))
 

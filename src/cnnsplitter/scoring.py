@@ -99,7 +99,8 @@ class CutScorer:
 
 def equal_parts(count: int, workers: int) -> list[slice]:
     """Cut ``count`` candidates into parts to hand out to ``workers``, none too large to hold."""
-    size = min(NETS_AT_ONCE, max(1, -(-count // (PARTS_PER_WORKER * workers))))
+    parts = PARTS_PER_WORKER * workers if workers > 1 else 1
+    size = min(NETS_AT_ONCE, max(1, -(-count // parts)))
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 

@@ -18,7 +18,7 @@ from cnnsplitter.errors import SettingsError
 from cnnsplitter.importance import Importance, measure_importance, require_every_class
 from cnnsplitter.progress import Progress, silent
 from cnnsplitter.scoring import CutScorer
-from cnnsplitter.search import GeneticSearch, Search, SearchProblem, SearchResult
+from cnnsplitter.search import GeneticSearch, Scorer, Search, SearchProblem, SearchResult
 from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
 from cnnsplitter.surgery import extract
 
@@ -144,21 +144,31 @@ def split(
         )
     scorer = CutScorer(classifier, channels, images)
     with (engine or InProcess()).spread(scorer) as run:
-        if sensitivity is None and search.needs_sensitivity:
-            sensitivity = measure_sensitivity(
-                scorer, importance, images.labels, run=run, progress=progress
-            )
-        problem = SearchProblem(
-            channels=channels,
-            classes=classifier.classes,
-            importance=importance.scores,
-            start_ratios=sensitivity.start_ratios() if sensitivity else {},
-            labels=images.labels,
-            scorer=run,
-        )
+        problem = _problem(scorer, run, search, importance, sensitivity, progress)
         result = search.run(problem, seed=seed, checkpoint=checkpoint, progress=progress)
     modules = class_modules(classifier, channels, result)
     return Split(modules, result, channels.kernels_per_unit, classifier.weights_digest())
+
+
+def _problem(
+    scorer: CutScorer,
+    run: Scorer,
+    search: Search,
+    importance: Importance,
+    sensitivity: Sensitivity | None,
+    progress: Progress,
+) -> SearchProblem:
+    labels = scorer.data.labels
+    if sensitivity is None and search.needs_sensitivity:
+        sensitivity = measure_sensitivity(scorer, importance, labels, run=run, progress=progress)
+    return SearchProblem(
+        channels=scorer.channels,
+        classes=scorer.strong.classes,
+        importance=importance.scores,
+        start_ratios=sensitivity.start_ratios() if sensitivity else {},
+        labels=labels,
+        scorer=run,
+    )
 
 
 def _require_usable(strong: Classifier, data: Splits, images: ImageSet) -> None:

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from cnnsplitter.splitting import Split
 
 Strong = Annotated[Path, typer.Argument(help="The strong model, saved by this package.")]
+Curves = Annotated[
+    Path | None, typer.Option("--sensitivity", help="Curves measured by `sensitivity`.")
+]
 
 
 def sensitivity(
@@ -113,9 +116,7 @@ def split(
     generations: Generations = None,
     size_weight: Annotated[float | None, typer.Option(help="Weight of small modules.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many without a gain.")] = None,
-    curves: Annotated[
-        Path | None, typer.Option("--sensitivity", help="Curves measured by `sensitivity`.")
-    ] = None,
+    curves: Curves = None,
     search_images: SearchImages = None,
     engine: EngineName = "local",
     workers: Workers = None,
