@@ -106,6 +106,7 @@ def split(
     importance: Importance | None = None,
     sensitivity: Sensitivity | None = None,
     search_images: int | None = None,
+    start: SearchResult | None = None,
     checkpoint: Path | None = None,
     engine: Engine | None = None,
     progress: Progress = silent,
@@ -120,6 +121,7 @@ def split(
         importance: Measured already; by default measured here.
         sensitivity: Measured already; by default measured here if the search needs it.
         search_images: At most so many images of ``data.search`` score selections.
+        start: What another search of this network found, for a genetic search to begin near.
         checkpoint: File to resume from and to write after every generation.
         engine: Where selections are scored; by default in this process.
         progress: Called after every step.
@@ -144,7 +146,7 @@ def split(
         )
     scorer = CutScorer(classifier, channels, images)
     with (engine or InProcess()).spread(scorer) as run:
-        problem = _problem(scorer, run, search, importance, sensitivity, progress)
+        problem = _problem(scorer, run, search, importance, sensitivity, start, progress)
         result = search.run(problem, seed=seed, checkpoint=checkpoint, progress=progress)
     modules = class_modules(classifier, channels, result)
     return Split(modules, result, channels.kernels_per_unit, classifier.weights_digest())
@@ -156,9 +158,12 @@ def _problem(
     search: Search,
     importance: Importance,
     sensitivity: Sensitivity | None,
+    start: SearchResult | None,
     progress: Progress,
 ) -> SearchProblem:
     labels = scorer.data.labels
+    if start is not None and start.fingerprint != scorer.channels.fingerprint:
+        raise SettingsError("the start selections are another network's; give those of this one")
     if sensitivity is None and search.needs_sensitivity:
         sensitivity = measure_sensitivity(scorer, importance, labels, run=run, progress=progress)
     return SearchProblem(
@@ -168,6 +173,7 @@ def _problem(
         start_ratios=sensitivity.start_ratios() if sensitivity else {},
         labels=labels,
         scorer=run,
+        start=None if start is None else start.selections,
     )
 
 

@@ -55,6 +55,7 @@ def describe(
         "classes": list(problem.classes),
         "labels": _digest(problem.labels),
         "importance": _digest(problem.importance),
+        **({} if problem.start is None else {"start": _digest(problem.start)}),
         "start ratios": {name: list(values) for name, values in ratios.items()},
         **settings,
     }

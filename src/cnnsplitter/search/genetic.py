@@ -126,7 +126,16 @@ class _Evolution:
 
     def _start(self, generator: torch.Generator) -> Brood:
         genes = start_population(self.genes, self.ratios, self.settings.population, generator)
+        if self.problem.start is not None:
+            genes = self._begin_near(self.problem.start, genes, generator)
         return self._make_new(genes, 0, frozenset(), generator)
+
+    def _begin_near(self, start: Tensor, genes: Tensor, generator: torch.Generator) -> Tensor:
+        """Replace half of the individuals by the start selections and mutants of them."""
+        half = self.settings.population // 2
+        known = self.genes.compress(start)[:, None].expand(-1, half, -1)
+        mutants = mutate(known, self.settings.mutation, self.settings.mutation_kind, generator)
+        return torch.cat([known[:, :1], mutants[:, 1:], genes[:, half:]], dim=1)
 
     def _breed(self, state: SearchState, generator: torch.Generator) -> tuple[Brood, Tensor]:
         """Return the next population and the scores of its elites."""
