@@ -19,6 +19,7 @@ NAMES = {
     "classifier": ("Classifier",),
     "cost": ("Cost", "measure_cost"),
     "data": ("ImageSet", "SplitShares", "Splits", "load_data", "make_splits"),
+    "engines": ("Processes", "RayCluster"),
     "errors": ("CnnSplitterError",),
     "evaluation": ("Comparison", "Evaluation", "compare", "evaluate"),
     "exporting": ("Exported", "export"),

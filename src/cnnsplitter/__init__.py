@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.cost import Cost, measure_cost
     from cnnsplitter.data import ImageSet, Splits, SplitShares, load_data, make_splits
+    from cnnsplitter.engines import Processes, RayCluster
     from cnnsplitter.errors import CnnSplitterError
     from cnnsplitter.evaluation import Comparison, Evaluation, compare, evaluate
     from cnnsplitter.exporting import Exported, export
@@ -47,6 +48,8 @@ _HOME = {
     "Importance": "importance",
     "PatchedModel": "patching",
     "Preprocessing": "preprocessing",
+    "Processes": "engines",
+    "RayCluster": "engines",
     "SearchResult": "search",
     "Selection": "selection",
     "Sensitivity": "sensitivity",

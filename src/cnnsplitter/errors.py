@@ -28,6 +28,10 @@ class SelectionError(CnnSplitterError, ValueError):
     """A selection that belongs to another network or would empty a layer."""
 
 
+class EngineError(CnnSplitterError, RuntimeError):
+    """Worker processes that cannot be started, or that end again and again."""
+
+
 class StorageError(CnnSplitterError, OSError):
     """A file that is broken, foreign, too new, or in the way."""
 

@@ -132,8 +132,8 @@ class _FeatureMaps:
     def __init__(self, channels: ChannelMap) -> None:
         self.unit_count = channels.unit_count
         self.units = {reader.name: reader.units for reader in channels.readers}
-        shares = {name: self._share(units) for name, units in self.units.items()}
-        readers = torch.stack([share > 0 for share in shares.values()]).sum(dim=0)
+        self.shares = {name: self._share(units) for name, units in self.units.items()}
+        readers = torch.stack([share > 0 for share in self.shares.values()]).sum(dim=0)
         self.readers_of_unit = readers.clamp(min=1)
         self.total: Tensor | None = None
 
@@ -147,10 +147,10 @@ class _FeatureMaps:
         pixels = x.movedim(axis, 1).reshape(len(x), len(units), -1)
         size = torch.linalg.vector_norm(pixels, ord=1, dim=2).cpu().double() / pixels.shape[2]
         kept = units >= 0
-        sums = torch.zeros(len(x), self.unit_count, dtype=torch.float64)
-        sums.index_add_(1, units[kept], size[:, kept])
-        mean = sums / self._share(units).clamp(min=1)
-        self.total = mean if self.total is None else self.total + mean
+        if self.total is None:
+            self.total = torch.zeros(len(x), self.unit_count, dtype=torch.float64)
+        # only the columns that this reader sees are touched: most networks have many readers
+        self.total.index_add_(1, units[kept], size[:, kept] / self.shares[name][units[kept]])
 
     def take(self) -> Tensor:
         assert self.total is not None

@@ -15,6 +15,8 @@ _WRITTEN = (
     "sensitivity.json",
     "importance.safetensors",
     "search.safetensors",
+    "events.jsonl",
+    "tensorboard/events.*",
     "modules/*.safetensors",
     "composed.safetensors",
     "patched-*.safetensors",

@@ -1,6 +1,10 @@
 """The scores step: own-class scores of many candidate class modules on the search images."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,10 +18,17 @@ from cnnsplitter.inference import device_of, eval_mode
 NETS_AT_ONCE = 16
 """Narrow networks alive at a time: each batch of images is read once for all of them."""
 
+PARTS_PER_WORKER = 4
+"""Parts into which each worker's share is cut at least, so that none waits long for the last."""
+
 
 @dataclass(frozen=True, eq=False)
 class CutScorer:
     """Cuts each candidate into a real narrow network and runs it (method.md, section 2, step 5).
+
+    A candidate runs on one thread of the processor, on batches that always begin at the same
+    images: how many run beside it, here or elsewhere, changes no bit of its scores. On the
+    processor as many run at a time as PyTorch has threads.
 
     Attributes:
         strong: The strong model.
@@ -29,7 +40,7 @@ class CutScorer:
     strong: Classifier
     channels: ChannelMap
     data: ImageSet
-    batch_size: int = 256
+    batch_size: int = 64
 
     def __call__(self, owner: Tensor, keep: Tensor) -> Tensor:
         """Score candidates.
@@ -41,15 +52,39 @@ class CutScorer:
         Returns:
             float32[k, n], the owner's logit for each of the n images.
         """
-        starts = range(0, len(owner), NETS_AT_ONCE)
-        chunks = (slice(start, start + NETS_AT_ONCE) for start in starts)
-        return torch.cat([self._score(owner[chunk], keep[chunk]) for chunk in chunks])
+        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        scores = torch.empty(len(owner), len(self.data))
+
+        def fill(part: slice) -> None:
+            scores[part] = self._score(owner[part], keep[part])
+
+        parts = equal_parts(len(owner), threads)
+        with eval_mode(self.strong), one_thread():
+            if threads == 1:
+                for part in parts:
+                    fill(part)
+            else:
+                with ThreadPoolExecutor(threads, initializer=_use_one_thread) as pool:
+                    list(pool.map(fill, parts))
+        return scores
+
+    @property
+    def device(self) -> torch.device:
+        """Where the strong model lies."""
+        return device_of(self.strong)
+
+    def on(self, device: torch.device | str) -> "CutScorer":
+        """Return a scorer that runs a copy of the strong model on ``device``."""
+        return replace(self, strong=deepcopy(self.strong).to(device))
+
+    def portable(self) -> "CutScorer":
+        """Return a scorer for other processes: a copy of the model, and of no image not needed."""
+        return replace(self.on("cpu"), data=self.data.compact())
 
     def _score(self, owner: Tensor, keep: Tensor) -> Tensor:
-        device = device_of(self.strong)
-        layout = torch.channels_last
+        device, layout = self.device, torch.channels_last
         scores = torch.empty(len(owner), len(self.data))
-        with torch.inference_mode(), eval_mode(self.strong):
+        with torch.inference_mode():
             nets = [narrow_copy(self.strong.net, self.channels, row) for row in keep]
             nets = [net.to(memory_format=layout) for net in nets]
             start = 0
@@ -60,6 +95,29 @@ class CutScorer:
                     scores[row, start:stop] = logits_of(net(x))[:, column].float().cpu()
                 start = stop
         return scores
+
+
+def equal_parts(count: int, workers: int) -> list[slice]:
+    """Cut ``count`` candidates into parts to hand out to ``workers``, none too large to hold."""
+    parts = PARTS_PER_WORKER * workers if workers > 1 else 1
+    size = min(NETS_AT_ONCE, max(1, -(-count // parts)))
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread in the block: how sums are shared out must not change them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _use_one_thread() -> None:
+    # the number is each thread's own
+    torch.set_num_threads(1)
 
 
 def composed_accuracy(scores: Tensor, labels: Tensor) -> float:

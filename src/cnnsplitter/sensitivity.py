@@ -15,6 +15,7 @@ from cnnsplitter.importance import Importance
 from cnnsplitter.inference import predict
 from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.scoring import CutScorer, composed_accuracy
+from cnnsplitter.search import Scorer
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 TOLERANCE = 0.1
@@ -111,6 +112,7 @@ def measure_sensitivity(
     labels: Tensor,
     *,
     ratios: Sequence[float] = RATIOS,
+    run: Scorer | None = None,
     progress: Progress = silent,
 ) -> Sensitivity:
     """Keep only the most important units of one group in all class modules; measure accuracy.
@@ -120,9 +122,10 @@ def measure_sensitivity(
         importance: Ranks the units of each group, class by class.
         labels: int64[n], classes of the scorer's images.
         ratios: Keep-ratios below 1 to try.
+        run: What runs the class modules, see `Engine.spread`; by default ``scorer`` itself.
         progress: Called after every point of a curve.
     """
-    channels = scorer.channels
+    channels, run = scorer.channels, run or scorer
     ratios = sorted({r for r in ratios if r < 1})
     classes = torch.arange(len(importance.scores))
     full = torch.ones(len(classes), channels.unit_count, dtype=torch.bool)
@@ -132,7 +135,7 @@ def measure_sensitivity(
     for row, group in enumerate(channels.groups):
         for column, ratio in enumerate(ratios):
             keep = keep_most_important(full, channels, importance, group, ratio)
-            accuracy[row, column] = composed_accuracy(scorer(classes, keep), labels)
+            accuracy[row, column] = composed_accuracy(run(classes, keep), labels)
             done = row * len(ratios) + column + 1
             value = {"accuracy": accuracy[row, column].item()}
             progress(Step("sensitivity", done, len(channels.groups) * len(ratios), value))

@@ -13,11 +13,12 @@ from cnnsplitter.class_modules import ClassModule, overlap, require_same_shape
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import ImageSet, Splits
+from cnnsplitter.engines import Engine, InProcess
 from cnnsplitter.errors import SettingsError
 from cnnsplitter.importance import Importance, measure_importance, require_every_class
 from cnnsplitter.progress import Progress, silent
 from cnnsplitter.scoring import CutScorer
-from cnnsplitter.search import GeneticSearch, Search, SearchProblem, SearchResult
+from cnnsplitter.search import GeneticSearch, Scorer, Search, SearchProblem, SearchResult
 from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
 from cnnsplitter.surgery import extract
 
@@ -105,7 +106,9 @@ def split(
     importance: Importance | None = None,
     sensitivity: Sensitivity | None = None,
     search_images: int | None = None,
+    start: SearchResult | None = None,
     checkpoint: Path | None = None,
+    engine: Engine | None = None,
     progress: Progress = silent,
 ) -> Split:
     """Split ``strong`` into one class module per class (method.md, section 2, steps 1 to 5).
@@ -118,7 +121,9 @@ def split(
         importance: Measured already; by default measured here.
         sensitivity: Measured already; by default measured here if the search needs it.
         search_images: At most so many images of ``data.search`` score selections.
+        start: What another search of this network found, for a genetic search to begin near.
         checkpoint: File to resume from and to write after every generation.
+        engine: Where selections are scored; by default in this process.
         progress: Called after every step.
 
     Raises:
@@ -126,6 +131,7 @@ def split(
         DataError: Images of another shape, or a class without images.
         ModelError: A model that cannot be used or followed.
         StorageError: A checkpoint that belongs to something else.
+        EngineError: Workers that cannot be started, or that end again and again.
     """
     classifier = as_classifier(strong, data)
     search = search or GeneticSearch()
@@ -139,19 +145,36 @@ def split(
             classifier, channels, limited(data.train, IMPORTANCE_IMAGES, seed), progress=progress
         )
     scorer = CutScorer(classifier, channels, images)
-    if sensitivity is None and search.needs_sensitivity:
-        sensitivity = measure_sensitivity(scorer, importance, images.labels, progress=progress)
-    problem = SearchProblem(
-        channels=channels,
-        classes=classifier.classes,
-        importance=importance.scores,
-        start_ratios=sensitivity.start_ratios() if sensitivity else {},
-        labels=images.labels,
-        scorer=scorer,
-    )
-    result = search.run(problem, seed=seed, checkpoint=checkpoint, progress=progress)
+    with (engine or InProcess()).spread(scorer) as run:
+        problem = _problem(scorer, run, search, importance, sensitivity, start, progress)
+        result = search.run(problem, seed=seed, checkpoint=checkpoint, progress=progress)
     modules = class_modules(classifier, channels, result)
     return Split(modules, result, channels.kernels_per_unit, classifier.weights_digest())
+
+
+def _problem(
+    scorer: CutScorer,
+    run: Scorer,
+    search: Search,
+    importance: Importance,
+    sensitivity: Sensitivity | None,
+    start: SearchResult | None,
+    progress: Progress,
+) -> SearchProblem:
+    labels = scorer.data.labels
+    if start is not None and start.fingerprint != scorer.channels.fingerprint:
+        raise SettingsError("the start selections are another network's; give those of this one")
+    if sensitivity is None and search.needs_sensitivity:
+        sensitivity = measure_sensitivity(scorer, importance, labels, run=run, progress=progress)
+    return SearchProblem(
+        channels=scorer.channels,
+        classes=scorer.strong.classes,
+        importance=importance.scores,
+        start_ratios=sensitivity.start_ratios() if sensitivity else {},
+        labels=labels,
+        scorer=run,
+        start=None if start is None else start.selections,
+    )
 
 
 def _require_usable(strong: Classifier, data: Splits, images: ImageSet) -> None:

@@ -93,3 +93,11 @@ def test_a_group_without_ratios_is_named() -> None:
     none: MappingProxyType[str, tuple[float, ...]] = MappingProxyType({})
     with pytest.raises(SettingsError, match="no start ratios for layer 'conv0'"):
         start_population(random_map((4,)), none, 2, torch.Generator())
+
+
+@given(widths=st.lists(st.integers(1, 60), min_size=1, max_size=4), seed=st.integers(0, 999))
+def test_compress_undoes_expand(widths: list[int], seed: int) -> None:
+    found = random_map(tuple(widths), seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    genes = torch.rand(2, found.gene_count, generator=generator) < 0.5
+    assert torch.equal(found.compress(found.expand(genes[:, None])[:, 0]), genes)

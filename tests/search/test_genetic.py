@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,24 @@ def test_planted_selection_is_found_where_size_counts_nothing() -> None:
     found = search.run(problem, seed=0)
     best = problem.scorer(torch.arange(2), planted(problem).helpful)
     assert found.accuracy == (best.argmax(0) == problem.labels).double().mean().item()
+
+
+def test_a_search_that_begins_near_a_result_is_at_least_as_good() -> None:
+    problem = planted_problem(ToyChannels((10, 10)))
+    first = small_search(8).run(problem, seed=0)
+    warm = small_search(1).run(replace(problem, start=first.selections), seed=1)
+    cold = small_search(1).run(problem, seed=1)
+    assert warm.best.measure >= first.best.measure > cold.best.measure
+
+
+def test_a_checkpoint_knows_where_its_search_began(tmp_path: Path) -> None:
+    problem = planted_problem(ToyChannels((4, 4)))
+    start = torch.ones(problem.importance.shape, dtype=torch.bool)
+    small_search(1).run(problem, seed=0, checkpoint=tmp_path / "search")
+    with pytest.raises(StorageError, match="different start;"):
+        small_search(1).run(replace(problem, start=start), seed=0, checkpoint=tmp_path / "search")
+    with pytest.raises(SelectionError, match="start selections must be"):
+        replace(problem, start=start[:, 1:])
 
 
 def test_size_weight_makes_modules_smaller() -> None:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cnnsplitter.data import Splits
+    from cnnsplitter.events import Gate
     from cnnsplitter.packing import Model
+    from cnnsplitter.progress import Progress
 
 M = TypeVar("M", bound="nn.Module")
 _TABLES = {"train": "training", "split": "genetic"}
@@ -54,6 +56,19 @@ Population = Annotated[
 Generations = Annotated[int | None, typer.Option("--generations", help="Generations at most.")]
 SearchImages = Annotated[
     int | None, typer.Option("--search-images", min=2, help="Most images that score selections.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Processes that run class modules: none but this one."),
+]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="local: this machine; ray: a cluster of many.")
+]
+RayAddress = Annotated[
+    str | None, typer.Option("--ray-address", help="Address of a running cluster, such as auto.")
+]
+ToTensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Write the figures of every step for TensorBoard.")
 ]
 
 
@@ -206,3 +221,12 @@ def details(**values: Any) -> dict[str, Any]:
     from cnnsplitter.results import versions
 
     return {"versions": versions(), **given(**values)}
+
+
+def listeners(terminal: Terminal, folder: Path, tensorboard: bool) -> "tuple[Progress, Gate]":
+    """Return what hears every step of a run, and the gate before what it writes to ``folder``."""
+    from cnnsplitter.events import EventLog, Gate, TensorBoard, TimeLeft, together
+
+    boards = [TensorBoard(folder / "tensorboard")] if tensorboard else []
+    files = Gate(together(EventLog(folder / "events.jsonl"), *boards))
+    return TimeLeft(together(terminal.progress, files)), files

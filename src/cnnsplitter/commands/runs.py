@@ -13,6 +13,8 @@ from cnnsplitter.commands.options import (
     Quiet,
     SearchImages,
     Settings,
+    ToTensorBoard,
+    listeners,
     require_folder,
     require_free,
 )
@@ -51,6 +53,7 @@ def run(
     population: Population = None,
     generations: Generations = None,
     search_images: SearchImages = None,
+    tensorboard: ToTensorBoard = False,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")] = None,
     settings: Settings = None,
     force: Force = False,
@@ -70,7 +73,7 @@ def run(
         seed=seed,
     )
     folder = out or Path("runs") / Path(recipe).stem
-    _run(wanted, folder, _places(wanted, place or []), force, Terminal(json, quiet))
+    _run(wanted, folder, _places(wanted, place or []), force, Terminal(json, quiet), tensorboard)
 
 
 def _places(recipe: "Recipe", texts: list[str]) -> dict[str, str]:
@@ -90,15 +93,24 @@ def _places(recipe: "Recipe", texts: list[str]) -> dict[str, str]:
 
 
 def _run(
-    recipe: "Recipe", folder: Path, places: dict[str, str], force: bool, terminal: Terminal
+    recipe: "Recipe",
+    folder: Path,
+    places: dict[str, str],
+    force: bool,
+    terminal: Terminal,
+    tensorboard: bool = False,
 ) -> None:
     require_folder(folder)
     from cnnsplitter.pipeline import Run
 
     with terminal:
-        work = Run(recipe, folder, places, terminal.progress)
+        progress, files = listeners(terminal, folder, tensorboard)
+        files.is_open = False
+        work = Run(recipe, folder, places, progress)
         work.check()
         work.prepare(force=force)
+        # nothing is written to a folder before it is known to be free
+        files.is_open = True
         if (folder / "report.json").exists():
             terminal.note(f"{folder}: already finished; --force runs it again")
         report = work.report().model_dump(mode="json")

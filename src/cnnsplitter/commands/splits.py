@@ -9,6 +9,7 @@ import typer
 from cnnsplitter.commands.options import (
     Channels,
     Data,
+    EngineName,
     Force,
     Generations,
     Json,
@@ -17,13 +18,17 @@ from cnnsplitter.commands.options import (
     OutFolder,
     Population,
     Quiet,
+    RayAddress,
     Root,
     SearchImages,
     Seed,
     Settings,
     Size,
+    ToTensorBoard,
+    Workers,
     details,
     given,
+    listeners,
     load_model,
     open_fitting_data,
     require_free,
@@ -43,6 +48,9 @@ if TYPE_CHECKING:
     from cnnsplitter.splitting import Split
 
 Strong = Annotated[Path, typer.Argument(help="The strong model, saved by this package.")]
+Curves = Annotated[
+    Path | None, typer.Option("--sensitivity", help="Curves measured by `sensitivity`.")
+]
 
 
 def sensitivity(
@@ -108,10 +116,12 @@ def split(
     generations: Generations = None,
     size_weight: Annotated[float | None, typer.Option(help="Weight of small modules.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many without a gain.")] = None,
-    curves: Annotated[
-        Path | None, typer.Option("--sensitivity", help="Curves measured by `sensitivity`.")
-    ] = None,
+    curves: Curves = None,
     search_images: SearchImages = None,
+    engine: EngineName = "local",
+    workers: Workers = None,
+    ray_address: RayAddress = None,
+    tensorboard: ToTensorBoard = False,
     size: Size = None,
     channels: Channels = None,
     root: Root = None,
@@ -127,10 +137,12 @@ def split(
     """
     require_free(out / "split.json", force)
     from cnnsplitter.classifier import Classifier
+    from cnnsplitter.engines import choose_engine
     from cnnsplitter.splitting import split as find
 
-    search = _search(context)
+    search, runs_on = _search(context), choose_engine(engine, workers, ray_address)
     terminal = Terminal(json, quiet)
+    progress, _ = listeners(terminal, out, tensorboard)
     model = load_model(Classifier, strong)
     measured = None if curves is None else _read_curves(curves, model)
     checkpoint = out / "search.checkpoint"
@@ -146,7 +158,8 @@ def split(
             sensitivity=measured,
             search_images=search_images,
             checkpoint=checkpoint,
-            progress=terminal.progress,
+            engine=runs_on,
+            progress=progress,
         )
     kept = details(seed=seed, data=data, strong=strong.name, search=search.model_dump(mode="json"))
     _finish_split(model, found, images, out, terminal, kept)

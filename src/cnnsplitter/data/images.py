@@ -129,6 +129,13 @@ class ImageSet:
         kept = labels >= 0
         return replace(self, rows=self.rows[kept], labels=labels[kept], classes=classes)
 
+    def compact(self) -> "ImageSet":
+        """Return a set whose store, if it lies in memory, holds no other images than these."""
+        if not isinstance(self.images, TensorImages) or len(self) == len(self.images):
+            return self
+        store = TensorImages(self.images.name, self.images.read(self.rows))
+        return replace(self, images=store, rows=torch.arange(len(self)))
+
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images [b, C, H, W] and labels int64[b] in order, ``size`` at a time."""
         for start in range(0, len(self), size):

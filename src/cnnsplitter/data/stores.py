@@ -1,5 +1,6 @@
 """Stores: where images come from, in memory or on disk."""
 
+import mmap
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, Protocol
@@ -76,6 +77,19 @@ class ArrayImages:
         self.shape = image_shape(array, name)
         self.array = array
         require_finite(array, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Send another process the place of a memory map, not what is in it."""
+        array, state = self.array, dict(self.__dict__)
+        # a slice of a map begins elsewhere than the map itself says
+        if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap):
+            order = "C" if array.flags.c_contiguous else "F"
+            state["array"] = (array.filename, array.dtype, "r", array.offset, array.shape, order)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        array = state["array"]
+        self.__dict__ = {**state, "array": np.memmap(*array) if type(array) is tuple else array}
 
     def __len__(self) -> int:
         return len(self.array)

@@ -88,6 +88,8 @@ class SearchProblem:
         start_ratios: Group name to the keep-ratios that a start selection draws from.
         labels: int64[n], class index of every search image; each class has at least one.
         scorer: Runs class modules on the search images.
+        start: bool[classes, units], selections found otherwise that the search begins near; None
+            begins anew.
     """
 
     channels: UnitMap
@@ -96,6 +98,7 @@ class SearchProblem:
     start_ratios: Mapping[str, tuple[float, ...]]
     labels: Tensor
     scorer: Scorer
+    start: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
@@ -107,6 +110,11 @@ class SearchProblem:
             raise SelectionError(
                 f"importance must be [classes, units] = {list(shape)}; "
                 f"got {list(self.importance.shape)}: measure it on this network and these classes"
+            )
+        if self.start is not None and tuple(self.start.shape) != shape:
+            raise SelectionError(
+                f"start selections must be [classes, units] = {list(shape)}; "
+                f"got {list(self.start.shape)}: take those of this network and these classes"
             )
         counts = self.labels.bincount(minlength=len(self.classes))
         if len(counts) > len(self.classes):

@@ -23,7 +23,8 @@ class SearchState:
 
     Attributes:
         genes: bool[classes, population, genes] of the living population.
-        scores: float32[classes, population, n], their own-class scores.
+        elite_scores: float32[classes, elites, n], the own-class scores of those of them that live
+            on; the others' are not needed again.
         fitness: float64[classes, population].
         champion: int64[classes], members of the generation's best ensemble.
         best: bool[classes, units], the best selections of all generations.
@@ -33,7 +34,7 @@ class SearchState:
     """
 
     genes: Tensor
-    scores: Tensor
+    elite_scores: Tensor
     fitness: Tensor
     champion: Tensor
     best: Tensor
@@ -42,7 +43,7 @@ class SearchState:
     history: tuple[Generation, ...]
 
 
-_TENSORS = ("genes", "scores", "fitness", "champion", "best", "random")
+_TENSORS = ("genes", "elite_scores", "fitness", "champion", "best", "random")
 
 
 def describe(
@@ -54,6 +55,7 @@ def describe(
         "classes": list(problem.classes),
         "labels": _digest(problem.labels),
         "importance": _digest(problem.importance),
+        **({} if problem.start is None else {"start": _digest(problem.start)}),
         "start ratios": {name: list(values) for name, values in ratios.items()},
         **settings,
     }

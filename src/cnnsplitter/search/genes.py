@@ -62,6 +62,21 @@ class GeneMap:
         index = self.gene_of_unit[:, None].expand(-1, genes.shape[1], -1)
         return genes.gather(2, index)
 
+    def compress(self, keep: Tensor) -> Tensor:
+        """Return the genes nearest to selections: on where at least half of the units are kept.
+
+        Args:
+            keep: bool[classes, units].
+
+        Returns:
+            bool[classes, genes]; of selections that `expand` has made, the genes they came from.
+        """
+        shape = (len(keep), self.gene_count)
+        units, kept = torch.zeros(shape), torch.zeros(shape)
+        units.scatter_add_(1, self.gene_of_unit, torch.ones(keep.shape))
+        kept.scatter_add_(1, self.gene_of_unit, keep.float())
+        return 2 * kept >= units
+
 
 def start_population(
     genes: GeneMap,

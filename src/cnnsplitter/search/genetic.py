@@ -73,6 +73,7 @@ class GeneticSearch(GeneticSettings):
         last = state.history[-1]
         values = {
             "accuracy": last.accuracy,
+            "best_accuracy": max(past.accuracy for past in state.history),
             "difference": last.difference,
             "kept": last.kept,
             "fitness": last.fitness,
@@ -105,9 +106,10 @@ class _Evolution:
         best = _members(brood.selections, result.champion)
         if state is not None and generation.measure <= max(past.measure for past in history):
             best = state.best
+        elites = choose_elites(result.individuals, result.champion, self.settings.elites)
         return SearchState(
             brood.genes,
-            scores,
+            _individuals(scores, elites),
             result.individuals,
             result.champion,
             best,
@@ -124,7 +126,16 @@ class _Evolution:
 
     def _start(self, generator: torch.Generator) -> Brood:
         genes = start_population(self.genes, self.ratios, self.settings.population, generator)
+        if self.problem.start is not None:
+            genes = self._begin_near(self.problem.start, genes, generator)
         return self._make_new(genes, 0, frozenset(), generator)
+
+    def _begin_near(self, start: Tensor, genes: Tensor, generator: torch.Generator) -> Tensor:
+        """Replace half of the individuals by the start selections and mutants of them."""
+        half = self.settings.population // 2
+        known = self.genes.compress(start)[:, None].expand(-1, half, -1)
+        mutants = mutate(known, self.settings.mutation, self.settings.mutation_kind, generator)
+        return torch.cat([known[:, :1], mutants[:, 1:], genes[:, half:]], dim=1)
 
     def _breed(self, state: SearchState, generator: torch.Generator) -> tuple[Brood, Tensor]:
         """Return the next population and the scores of its elites."""
@@ -137,7 +148,7 @@ class _Evolution:
         children = mutate(children, chosen.mutation, chosen.mutation_kind, generator)
         genes = torch.cat([_individuals(state.genes, elites), children], dim=1)
         brood = self._make_new(genes, chosen.elites, state.seen, generator)
-        return brood, _individuals(state.scores, elites)
+        return brood, state.elite_scores
 
     def _make_new(
         self, genes: Tensor, elites: int, seen: frozenset[bytes], generator: torch.Generator
@@ -166,7 +177,9 @@ class _Evolution:
                     "weights and the search images"
                 )
             scores[brood.fresh] = new.float()
-        return _individuals(scores, brood.source)
+        copies = brood.source != torch.arange(brood.source.shape[1])
+        scores[copies] = scores[copies.nonzero()[:, 0], brood.source[copies]]
+        return scores
 
     def _compete(
         self,

@@ -1,0 +1,129 @@
+"""Candidates on the machines of a Ray cluster (docs/many-machines.md)."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnsplitter.engines.worker import Worker, pack, scores_of
+from cnnsplitter.errors import EngineError, SettingsError
+from cnnsplitter.scoring import CutScorer, equal_parts
+from cnnsplitter.search import Scorer
+
+
+@dataclass(frozen=True)
+class RayCluster:
+    """Runs candidates in Ray actors, each on one core, or one GPU if the strong model is on one.
+
+    Model and images go to every machine once. An actor that dies is started again by Ray, on
+    another machine if its own is gone, and only what it was doing is done again.
+
+    Attributes:
+        workers: Number of actors; None takes one for each core, or GPU, of the cluster.
+        address: Address of a running cluster, such as ``"auto"`` or ``"ray://head:10001"``; None
+            uses the cluster that the program is connected to, or starts Ray on this machine.
+    """
+
+    workers: int | None = None
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise SettingsError(f"workers must be at least 1, not {self.workers}")
+
+    @contextmanager
+    def spread(self, scorer: CutScorer) -> Iterator[Scorer]:
+        """Start the actors; end them with the block, and Ray too if it was started here."""
+        ray = _import_ray()
+        started_here = not ray.is_initialized()
+        if started_here:
+            _connect(ray, self.address, self.workers)
+        try:
+            with _actors(ray, scorer, self.workers) as actors:
+                yield _Spread(ray, actors, len(scorer.data))
+        finally:
+            if started_here:
+                ray.shutdown()
+
+
+@dataclass(frozen=True, eq=False)
+class _Spread:
+    ray: Any
+    actors: list[Any]
+    images: int
+
+    def __call__(self, owner: Tensor, keep: Tensor) -> Tensor:
+        """Score candidates, see `CutScorer`."""
+        pool = self.ray.util.ActorPool(self.actors)
+        parts = equal_parts(len(owner), len(self.actors))
+        tasks = [pack(owner[part], keep[part]) for part in parts]
+        scores = torch.empty(len(owner), self.images)
+        with _typed_errors(self.ray):
+            answers = pool.map(lambda actor, task: actor.score.remote(task), tasks)
+            for part, answer in zip(parts, answers, strict=True):
+                scores[part] = scores_of(answer)
+        return scores
+
+
+@contextmanager
+def _actors(ray: Any, scorer: CutScorer, count: int | None) -> Iterator[list[Any]]:
+    device = scorer.device.type
+    kind = "CPU" if device == "cpu" else "GPU"
+    free = int(ray.available_resources().get(kind, 0))
+    if free < (count or 1):
+        raise EngineError(
+            f"the Ray cluster has {free} free {kind}s for {count or 1} workers; ask for fewer "
+            "workers or add machines"
+        )
+    options = {"num_cpus": 1, "num_gpus": int(kind == "GPU")}
+    # without limits: Ray gives the task of an actor that died to the one that takes its place
+    actor = ray.remote(max_restarts=-1, max_task_retries=-1, **options)(Worker)
+    placed = ray.put(scorer.portable())
+    actors = [actor.remote(placed, device) for _ in range(count or free)]
+    try:
+        with _typed_errors(ray):
+            ray.get([actor.ready.remote() for actor in actors])
+        yield actors
+    finally:
+        for one in actors:
+            ray.kill(one)
+
+
+@contextmanager
+def _typed_errors(ray: Any) -> Iterator[None]:
+    """Raise what a worker raised, without Ray's wrapping."""
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        raise EngineError(f"the Ray cluster failed: {_first_line(error)}") from error
+
+
+def _connect(ray: Any, address: str | None, workers: int | None) -> None:
+    options: dict[str, Any] = {"address": address}
+    if address is None:
+        # what is started here reports nothing to anyone unless the user wants it
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        options = {"address": "local", "include_dashboard": False, "num_cpus": workers}
+    try:
+        ray.init(**options, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        raise EngineError(f"no Ray at {address or 'local'}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+        import ray.util
+    except ImportError as error:
+        raise EngineError("Ray is missing; pip install 'cnnsplitter[ray]'") from error
+    return ray

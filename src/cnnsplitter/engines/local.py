@@ -1,0 +1,195 @@
+"""Candidates in several processes of this machine.
+
+The executors of the standard library end all their processes when one is killed, so that the work
+of all of them is lost; here each process has a pipe of its own.
+"""
+
+import multiprocessing
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnsplitter.engines.worker import pack, scores_of, serve
+from cnnsplitter.errors import EngineError, SettingsError
+from cnnsplitter.scoring import CutScorer, equal_parts
+from cnnsplitter.search import Scorer
+
+MOST_DEATHS = 3
+"""Workers that one task may cost: more are not chance but the task, such as too little memory."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Runs candidates in ``workers`` processes, each on one thread.
+
+    The strong model and the images lie in memory that all workers share. Workers are started anew
+    rather than forked, so a script that uses them does so under ``if __name__ == "__main__":``.
+
+    Attributes:
+        workers: Number of processes, at least 1.
+    """
+
+    workers: int
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise SettingsError(f"workers must be at least 1, not {self.workers}")
+
+    @contextmanager
+    def spread(self, scorer: CutScorer) -> Iterator[Scorer]:
+        """Start the workers; end them with the block, whatever happens in it."""
+        pool = _Pool(scorer.portable(), str(scorer.device), self.workers)
+        try:
+            pool.start()
+            yield pool
+        finally:
+            pool.close()
+
+
+@dataclass
+class _Process:
+    """A worker process and what it is doing."""
+
+    process: BaseProcess
+    connection: Connection
+    ready: bool = False
+    part: int | None = None
+
+
+@dataclass(eq=False)
+class _Pool:
+    """Hands parts of the candidates to whichever worker is free."""
+
+    scorer: CutScorer
+    device: str
+    count: int
+    workers: list[_Process] = field(default_factory=list)
+
+    def start(self) -> None:
+        while len(self.workers) < self.count:
+            self.workers.append(self._start_one())
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.connection.close()
+            worker.process.kill()
+        for worker in self.workers:
+            worker.process.join()
+        self.workers.clear()
+
+    def __call__(self, owner: Tensor, keep: Tensor) -> Tensor:
+        """Score candidates, see `CutScorer`."""
+        self.start()
+        try:
+            return self._score(owner, keep)
+        except BaseException:
+            # what the others are doing would answer the next call
+            self.close()
+            raise
+
+    def _score(self, owner: Tensor, keep: Tensor) -> Tensor:
+        parts = equal_parts(len(owner), self.count)
+        scores = torch.empty(len(owner), len(self.scorer.data))
+        waiting, missing = deque(range(len(parts))), len(parts)
+        deaths: Counter[int | None] = Counter()
+        while missing:
+            for worker in self._free()[: len(waiting)]:
+                worker.part = waiting.popleft()
+                here = parts[worker.part]
+                # one that has just died is noticed when its answer is awaited
+                with suppress(ConnectionError):
+                    worker.connection.send(pack(owner[here], keep[here]))
+            for worker in self._answering():
+                part, answer = self._receive(worker)
+                if answer is None:
+                    deaths[part] += 1
+                    self._replace(worker, deaths[part])
+                    waiting.extend([] if part is None else [part])
+                elif part is not None:
+                    scores[parts[part]] = answer
+                    missing -= 1
+        return scores
+
+    def _free(self) -> list[_Process]:
+        return [worker for worker in self.workers if worker.ready and worker.part is None]
+
+    def _answering(self) -> list[_Process]:
+        ready = wait([worker.connection for worker in self.workers])
+        return [worker for worker in self.workers if worker.connection in ready]
+
+    def _receive(self, worker: _Process) -> tuple[int | None, Tensor | None]:
+        """Return the part that was finished, and its scores: None from a worker that died."""
+        part, worker.part = worker.part, None
+        try:
+            answer = worker.connection.recv()
+        except (EOFError, ConnectionError):
+            return part, None
+        if not worker.ready:
+            worker.ready = True
+            return None, torch.empty(0)
+        return part, scores_of(answer)
+
+    def _replace(self, dead: _Process, deaths: int) -> None:
+        dead.connection.close()
+        dead.process.join()
+        if not dead.ready:
+            raise EngineError(
+                "a worker process could not start; in a script, put what uses workers under "
+                'if __name__ == "__main__":'
+            )
+        if deaths >= MOST_DEATHS:
+            raise EngineError(
+                f"{deaths} worker processes ended at the same work (exit code "
+                f"{dead.process.exitcode}); is there enough memory for so many workers?"
+            )
+        self.workers[self.workers.index(dead)] = self._start_one()
+
+    def _start_one(self) -> _Process:
+        context = multiprocessing.get_context("spawn")
+        mine, theirs = context.Pipe()
+        process = context.Process(
+            target=serve, args=(theirs, self.scorer, self.device), daemon=True
+        )
+        with _shared_by_name(), _ignoring_interrupts():
+            try:
+                process.start()
+            except Exception as error:  # pickling raises errors of many types
+                raise EngineError(
+                    f"the network or the images cannot be sent to a worker process: {error}"
+                ) from error
+        theirs.close()
+        return _Process(process, mine)
+
+
+@contextmanager
+def _shared_by_name() -> Iterator[None]:
+    """Share tensors through names: through open files, a large network needs too many of them."""
+    sharing: Any = torch.multiprocessing
+    strategy = sharing.get_sharing_strategy()
+    sharing.set_sharing_strategy("file_system")
+    try:
+        yield
+    finally:
+        sharing.set_sharing_strategy(strategy)
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """Start processes that ignore Ctrl-C from their first moment on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)

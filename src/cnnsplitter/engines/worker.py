@@ -1,0 +1,84 @@
+"""What runs in a worker process: a scorer that is placed once and then asked again and again."""
+
+import signal
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cnnsplitter.errors import CnnSplitterError, EngineError
+from cnnsplitter.scoring import CutScorer
+
+Task = tuple[NDArray[np.int64], NDArray[np.uint8]]
+"""Owners and packed selections, as they travel to a worker."""
+
+Answer = NDArray[np.float32] | Exception
+
+
+def pack(owner: Tensor, keep: Tensor) -> Task:
+    """Turn candidates into what travels: plain arrays, with eight units to a byte."""
+    return owner.numpy(), np.packbits(keep.numpy(), axis=1)
+
+
+class Worker:
+    """A scorer on one thread of a process of its own."""
+
+    def __init__(self, scorer: CutScorer, device: str) -> None:
+        """Move the scorer's model to ``device``."""
+        torch.set_num_threads(1)
+        self.scorer = scorer if device == "cpu" else scorer.on(device)
+
+    def ready(self) -> bool:
+        """Answer, once everything is loaded."""
+        return True
+
+    def score(self, task: Task) -> NDArray[np.float32]:
+        """Return the scores float32[k, n] of the candidates."""
+        owner, packed = task
+        units = self.scorer.channels.unit_count
+        keep = np.unpackbits(packed, axis=1, count=units).astype(bool)
+        scores = self.scorer(torch.tensor(owner), torch.from_numpy(keep))
+        return scores.numpy()
+
+
+def serve(connection: Connection, scorer: CutScorer, device: str) -> None:
+    """Answer the tasks that come through ``connection`` until the other end is closed."""
+    # Ctrl-C reaches all processes of a terminal; the one that searches ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    worker = Worker(scorer, device)
+    with connection, _until_closed():
+        connection.send(worker.ready())
+        while True:
+            connection.send(answer(worker, connection.recv()))
+
+
+def answer(worker: Worker, task: Task) -> Answer:
+    """Return the scores of the candidates, or the error that they cause."""
+    try:
+        return worker.score(task)
+    except CnnSplitterError as error:
+        return error
+    except Exception as error:  # whatever it is, the search must hear of it
+        unknown = EngineError(f"a worker process failed: {type(error).__name__}: {error}")
+        unknown.add_note(traceback.format_exc())
+        return unknown
+
+
+@contextmanager
+def _until_closed() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        return
+
+
+def scores_of(answer: Answer) -> Tensor:
+    """Return the scores float32[k, n] of a worker's answer, or raise the error that it holds."""
+    if isinstance(answer, Exception):
+        raise answer
+    return torch.tensor(answer)

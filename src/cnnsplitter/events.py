@@ -1,0 +1,145 @@
+"""What becomes of the steps of a long run: a log that machines read, TensorBoard, and the clock."""
+
+import json
+import time
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cnnsplitter.errors import SettingsError, StorageError
+from cnnsplitter.progress import Progress, Step
+
+
+def together(*listeners: Progress) -> Progress:
+    """Return a progress that passes every step to all ``listeners``, in their order."""
+
+    def progress(step: Step, /) -> None:
+        for listener in listeners:
+            listener(step)
+
+    return progress
+
+
+@dataclass(eq=False)
+class Gate:
+    """Passes steps on while it is open.
+
+    Attributes:
+        progress: Where to.
+        is_open: Whether it is.
+    """
+
+    progress: Progress
+    is_open: bool = True
+
+    def __call__(self, step: Step, /) -> None:
+        """Pass the step on, or drop it."""
+        if self.is_open:
+            self.progress(step)
+
+
+@dataclass(eq=False)
+class TimeLeft:
+    """Passes steps on with ``seconds_left``, once a stage has made two steps to judge by.
+
+    Attributes:
+        progress: Where to.
+    """
+
+    progress: Progress
+    _begun: dict[str, tuple[float, int]] = field(default_factory=dict)
+
+    def __call__(self, step: Step, /) -> None:
+        """Add the time that the steps still to do take at the pace of those seen so far."""
+        now = time.monotonic()
+        begun, first = self._begun.setdefault(step.stage, (now, step.done))
+        if step.done > first:
+            left = (now - begun) / (step.done - first) * (step.total - step.done)
+            step = replace(step, values={**step.values, "seconds_left": left})
+        self.progress(step)
+
+
+@dataclass(eq=False)
+class EventLog:
+    """Appends one JSON object per step to a file; a run that is continued continues the file.
+
+    Attributes:
+        path: The file, by custom ``events.jsonl``.
+    """
+
+    path: Path
+    _begun: bool = False
+
+    def __call__(self, step: Step, /) -> None:
+        """Append the step with its time.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        event = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "stage": step.stage,
+            "done": step.done,
+            "total": step.total,
+            **step.values,
+        }
+        try:
+            self._append(json.dumps(event))
+        except OSError as error:
+            raise StorageError(f"{self.path}: cannot be written ({error.strerror})") from error
+
+    def _append(self, line: str) -> None:
+        if not self._begun:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # a run that was killed may have left half a line
+            line = line if _ends_whole(self.path) else f"\n{line}"
+            self._begun = True
+        with self.path.open("a") as file:
+            file.write(f"{line}\n")
+
+
+@dataclass(eq=False)
+class TensorBoard:
+    """Writes the figures of every step to a folder that TensorBoard shows.
+
+    Attributes:
+        folder: The folder; a run that is continued adds to it.
+    """
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        """Open the folder when there is something to write, but fail at once without the library.
+
+        Raises:
+            SettingsError: TensorBoard is not installed.
+        """
+        self._writer: Any = None
+        _summary_writer()
+
+    def __call__(self, step: Step, /) -> None:
+        """Write the figures under ``stage/name``."""
+        if self._writer is None:
+            self._writer = _summary_writer()(str(self.folder))
+        for name, value in step.values.items():
+            self._writer.add_scalar(f"{step.stage}/{name}", value, step.done)
+        self._writer.flush()
+
+
+def _ends_whole(path: Path) -> bool:
+    if not path.exists() or not path.stat().st_size:
+        return True
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read() == b"\n"
+
+
+def _summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise SettingsError(
+            "TensorBoard is missing; pip install 'cnnsplitter[tensorboard]'"
+        ) from error
+    return SummaryWriter

@@ -1,0 +1,40 @@
+"""That every benchmark runs and prints one JSON line; how fast it is, is not tested."""
+
+import json
+from typing import Any
+
+import pytest
+from benchmarks import generation, importance, memory
+
+TINY = ("--width", "0.05")
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> Any:
+    (line,) = capsys.readouterr().out.splitlines()
+    return json.loads(line)
+
+
+def test_generation(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("--images", "20", "--population", "12", "--sample", "2", "--pairs", "2")
+    few = ("--tournament-population", "4", "--tournament-images", "50")
+    generation.main([*TINY, *small, *few])
+    found = printed(capsys)
+    assert found["same_winners"] is True
+    assert found["scores_ratio"] > 0
+    assert found["tournament_ratio"] > 0
+
+
+def test_importance(capsys: pytest.CaptureFixture[str]) -> None:
+    importance.main([*TINY, "--images", "10", "--loop-images", "10"])
+    assert printed(capsys)["same"] is True
+
+
+def test_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    memory.main(["--population", "6", "--classes", "2", "--images", "20", "--generations", "1"])
+    assert printed(capsys)["peak_gb"] > 0
+
+
+@pytest.mark.large
+def test_a_large_search_stays_under_two_gigabytes(capsys: pytest.CaptureFixture[str]) -> None:
+    memory.main([])
+    assert printed(capsys)["peak_gb"] < 2

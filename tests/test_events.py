@@ -1,0 +1,80 @@
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnnsplitter.errors import SettingsError, StorageError
+from cnnsplitter.events import EventLog, Gate, TensorBoard, TimeLeft, together
+from cnnsplitter.progress import Step
+
+
+def test_every_listener_hears_every_step_in_order() -> None:
+    heard: list[tuple[int, int]] = []
+    progress = together(lambda s: heard.append((0, s.done)), lambda s: heard.append((1, s.done)))
+    for done in (1, 2):
+        progress(Step("search", done, 2))
+    assert heard == [(0, 1), (1, 1), (0, 2), (1, 2)]
+
+
+def test_a_gate_passes_steps_while_it_is_open() -> None:
+    heard: list[int] = []
+    gate = Gate(lambda step: heard.append(step.done), is_open=False)
+    for done in (1, 2):
+        gate(Step("search", done, 2))
+        gate.is_open = True
+    assert heard == [2]
+
+
+@given(first=st.integers(1, 5), more=st.integers(1, 5), rest=st.integers(0, 9))
+def test_time_left_is_the_rest_at_the_pace_so_far(first: int, more: int, rest: int) -> None:
+    steps: list[Step] = []
+    clock = iter((100.0, 100.0 + 3.0 * more))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cnnsplitter.events.time.monotonic", lambda: next(clock))
+        progress = TimeLeft(steps.append)
+        for done in (first, first + more):
+            progress(Step("search", done, first + more + rest, {"accuracy": 0.5}))
+    assert steps[0].values == {"accuracy": 0.5}
+    assert steps[1].values == {"accuracy": 0.5, "seconds_left": pytest.approx(3.0 * rest)}
+
+
+def test_the_log_has_one_object_per_step_and_goes_on_after_half_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "events.jsonl"
+    log = EventLog(path)
+    log(Step("search", 1, 3, {"accuracy": 0.25, "kept": 0.5}))
+    log(Step("search", 2, 3))
+    path.write_text(path.read_text() + '{"time": "20')
+    EventLog(path)(Step("search", 3, 3))
+    lines = path.read_text().splitlines()
+    assert lines.pop(2) == '{"time": "20'
+    events = [json.loads(line) for line in lines]
+    assert [event["done"] for event in events] == [1, 2, 3]
+    assert events[0].keys() == {"time", "stage", "done", "total", "accuracy", "kept"}
+
+
+def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"events.jsonl: cannot be written"):
+        EventLog(tmp_path / "file" / "events.jsonl")(Step("search", 1, 1))
+
+
+def test_tensorboard_reads_the_figures(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
+    board = TensorBoard(tmp_path)
+    for done in (1, 2):
+        board(Step("search", done, 2, {"accuracy": done / 4}))
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(tmp_path)).Reload().Scalars("search/accuracy")
+    assert [(event.step, event.value) for event in found] == [(1, 0.25), (2, 0.5)]
+
+
+def test_without_tensorboard_the_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(SettingsError, match=r"pip install 'cnnsplitter\[tensorboard\]'"):
+        TensorBoard(tmp_path)
