@@ -9,7 +9,7 @@ from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.cutting import narrow_copy
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
-from cnnsplitter.inference import device_of, eval_mode
+from cnnsplitter.inference import device_of, eval_mode, predict
 
 NETS_AT_ONCE = 16
 """Narrow networks alive at a time: each batch of images is read once for all of them."""
@@ -45,6 +45,13 @@ class CutScorer:
         chunks = (slice(start, start + NETS_AT_ONCE) for start in starts)
         return torch.cat([self._score(owner[chunk], keep[chunk]) for chunk in chunks])
 
+    def whole(self) -> Tensor:
+        """Return the scores float32[classes, n] of class modules that keep everything.
+
+        They are all the strong model, so one forward pass scores them.
+        """
+        return predict(self.strong, self.data, batch_size=self.batch_size).T
+
     def _score(self, owner: Tensor, keep: Tensor) -> Tensor:
         device = device_of(self.strong)
         layout = torch.channels_last
@@ -60,8 +67,3 @@ class CutScorer:
                     scores[row, start:stop] = net(x)[:, column].float().cpu()
                 start = stop
         return scores
-
-
-def composed_accuracy(scores: Tensor, labels: Tensor) -> float:
-    """Return the accuracy of the argmax over own-class scores float[classes, n]."""
-    return (scores.argmax(dim=0) == labels).float().mean().item()

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.cutting import sized_values
-from cnnsplitter.class_modules import ClassModule, overlap, require_same_shape
+from cnnsplitter.class_modules import ClassModule, require_same_shape
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.errors import SettingsError
 from cnnsplitter.importance import Importance, measure_importance, require_every_class
+from cnnsplitter.objective import jaccard
 from cnnsplitter.progress import Progress, silent
 from cnnsplitter.scoring import CutScorer
 from cnnsplitter.search import GeneticSearch, Search, SearchProblem, SearchResult
@@ -52,7 +53,7 @@ class Split(Mapping[str, ClassModule]):
 
     def overlap(self) -> Tensor:
         """Return float64[classes, classes], the Jaccard index of the kernels that two keep."""
-        return overlap(self.result.selections, self.kernels_per_unit)
+        return jaccard(self.result.selections, self.kernels_per_unit)
 
     def rows(self, strong: Classifier) -> list[dict[str, str | int | float]]:
         """Return one flat row per class module.

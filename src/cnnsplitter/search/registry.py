@@ -1,0 +1,48 @@
+"""The searches by name, as the command line and settings files call them."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from cnnsplitter.errors import SettingsError, require_known
+from cnnsplitter.search.base import Search
+from cnnsplitter.search.genetic import GeneticSearch
+from cnnsplitter.search.random_search import RandomSearch
+from cnnsplitter.search.thresholding import ThresholdSearch
+from cnnsplitter.settings import parse_settings
+
+SearchKind = type[GeneticSearch] | type[ThresholdSearch] | type[RandomSearch]
+
+SEARCHES: Mapping[str, SearchKind] = MappingProxyType(
+    {"genetic": GeneticSearch, "importance": ThresholdSearch, "random": RandomSearch}
+)
+"""Name to the settings model that is the search."""
+
+
+def make_search(
+    name: str,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> Search:
+    """Return the search called ``name``.
+
+    Args:
+        name: One of ``SEARCHES``.
+        settings: Its settings, such as those of a settings file's table.
+        options: More of them, each from an option of its own, which win.
+
+    Raises:
+        SettingsError: An unknown search, one of ``options`` that it does not have, a key that it
+            does not know, or a value out of range.
+    """
+    require_known("search", name, SEARCHES)
+    kind = SEARCHES[name]
+    for option in options:
+        if option not in kind.model_fields:
+            fitting = [other for other in SEARCHES if option in SEARCHES[other].model_fields]
+            raise SettingsError(
+                f"the search {name!r} has no option {option!r}; "
+                f"it is one of {' and '.join(map(repr, fitting)) or 'none'}"
+            )
+    return parse_settings(kind, {**settings, **options}, name)
