@@ -19,7 +19,7 @@ LAYERS = (
     {"preprocessing", "selection", "files", "data", "augmentation", "settings"},
     {"classifier"},
     {"channels", "models", "inference", "objective"},
-    {"surgery", "evaluation", "calibration", "cost", "weights", "training_run"},
+    {"surgery", "heads", "evaluation", "calibration", "cost", "weights", "training_run"},
     {"importance", "scoring", "search", "class_modules"},
     {"sensitivity", "training", "recalibration", "finetuning"},
     {"splitting", "patching"},

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from cnnsplitter.models import build_model
     from cnnsplitter.patching import PatchedModel, patch
     from cnnsplitter.preprocessing import IMAGENET, Preprocessing
-    from cnnsplitter.search import GeneticSearch, SearchResult
+    from cnnsplitter.recalibration import recalibrate
+    from cnnsplitter.search import GeneticSearch, RandomSearch, SearchResult, ThresholdSearch
     from cnnsplitter.selection import Selection
     from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
     from cnnsplitter.splitting import Split, split
     from cnnsplitter.storage import load, save
+    from cnnsplitter.subtasks import Subtask, restrict, subtask, unite
     from cnnsplitter.surgery import extract, masked_forward
     from cnnsplitter.training import Training, train
     from cnnsplitter.weights import load_weights
@@ -43,12 +45,15 @@ _HOME = {
     "Importance": "importance",
     "PatchedModel": "patching",
     "Preprocessing": "preprocessing",
+    "RandomSearch": "search",
     "SearchResult": "search",
     "Selection": "selection",
     "Sensitivity": "sensitivity",
     "Split": "splitting",
     "SplitShares": "data",
     "Splits": "data",
+    "Subtask": "subtasks",
+    "ThresholdSearch": "search",
     "Training": "training",
     "build_model": "models",
     "compare": "evaluation",
@@ -64,9 +69,13 @@ _HOME = {
     "measure_importance": "importance",
     "measure_sensitivity": "sensitivity",
     "patch": "patching",
+    "recalibrate": "recalibration",
+    "restrict": "subtasks",
     "save": "storage",
     "split": "splitting",
+    "subtask": "subtasks",
     "train": "training",
+    "unite": "subtasks",
 }
 
 __all__ = [*_HOME, "__version__"]

@@ -131,7 +131,7 @@ def split(
     classifier = as_classifier(strong, data)
     search = search or GeneticSearch()
     images = limited(data.search, search_images, seed)
-    _require_usable(classifier, data, images)
+    require_usable(classifier, data, images)
     channels = trace(classifier)
     if importance is not None and importance.fingerprint != channels.fingerprint:
         raise SettingsError("the importance was measured on another network; measure it on this")
@@ -155,7 +155,7 @@ def split(
     return Split(modules, result, channels.kernels_per_unit, classifier.weights_digest())
 
 
-def _require_usable(strong: Classifier, data: Splits, images: ImageSet) -> None:
+def require_usable(strong: Classifier, data: Splits, images: ImageSet) -> None:
     """Find before the long work starts what would end it."""
     strong.require_classes(data.classes)
     require_same_shape({"the strong model": strong.input_shape, "the data": data.input_shape})
