@@ -26,7 +26,7 @@ IMAGES = 2000
 
 def has_batch_norm(model: nn.Module) -> bool:
     """Return whether ``model`` has running statistics that can be measured again."""
-    return any(True for _ in _norms(model))
+    return any(True for _ in norms_of(model))
 
 
 def recalibrate(
@@ -62,7 +62,8 @@ def recalibrate(
     return narrow
 
 
-def _norms(model: nn.Module) -> Iterator[_BatchNorm]:
+def norms_of(model: nn.Module) -> Iterator[_BatchNorm]:
+    """Yield the batch norms that have running statistics."""
     for module in model.modules():
         if isinstance(module, _BatchNorm) and module.running_mean is not None:
             yield module
@@ -71,7 +72,7 @@ def _norms(model: nn.Module) -> Iterator[_BatchNorm]:
 @contextmanager
 def _measuring(model: nn.Module) -> Iterator[None]:
     """Let the norms forget their statistics and average those of all batches of the block."""
-    momenta = [(norm, norm.momentum) for norm in _norms(model)]
+    momenta = [(norm, norm.momentum) for norm in norms_of(model)]
     for norm, _ in momenta:
         norm.reset_running_stats()
         norm.train()

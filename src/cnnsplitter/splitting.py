@@ -133,6 +133,7 @@ def split(
     images = limited(data.search, search_images, seed)
     require_usable(classifier, data, images)
     channels = trace(classifier)
+    _require_layers(search, sensitivity, channels)
     if importance is not None and importance.fingerprint != channels.fingerprint:
         raise SettingsError("the importance was measured on another network; measure it on this")
     if importance is None:
@@ -160,6 +161,16 @@ def require_usable(strong: Classifier, data: Splits, images: ImageSet) -> None:
     strong.require_classes(data.classes)
     require_same_shape({"the strong model": strong.input_shape, "the data": data.input_shape})
     require_every_class(images, "the search")
+
+
+def _require_layers(search: Search, sensitivity: Sensitivity | None, channels: ChannelMap) -> None:
+    if isinstance(search, GeneticSearch):
+        search.check(channels)
+    layers = {group.name for group in channels.groups}
+    for name in sorted(layers.symmetric_difference(sensitivity.groups if sensitivity else layers)):
+        raise SettingsError(
+            f"the sensitivity was measured on another network (layer {name!r}); measure it on this"
+        )
 
 
 def class_modules(

@@ -88,6 +88,9 @@ def show_split(result: Mapping[str, Any], terminal: Terminal) -> None:
     terminal.line(f"Strong model: accuracy {strong:.3f} on the test images.")
     terminal.line(f"Composed of its class modules: {composed:.3f}.")
     terminal.table("Class modules (shares of the strong model)", result["modules"])
+    if "tuning" in result:
+        title = "Composed model, the last of these written (images that are not test images)"
+        terminal.table(title, result["tuning"])
 
 
 def show_report(report: Mapping[str, Any], terminal: Terminal) -> None:

@@ -1,19 +1,18 @@
 """The searches by name, as the command line and settings files call them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from cnnsplitter.errors import SettingsError, require_known
-from cnnsplitter.search.base import Search
 from cnnsplitter.search.genetic import GeneticSearch
 from cnnsplitter.search.random_search import RandomSearch
 from cnnsplitter.search.thresholding import ThresholdSearch
 from cnnsplitter.settings import parse_settings
 
-SearchKind = type[GeneticSearch] | type[ThresholdSearch] | type[RandomSearch]
+AnySearch = GeneticSearch | ThresholdSearch | RandomSearch
 
-SEARCHES: Mapping[str, SearchKind] = MappingProxyType(
+SEARCHES: Mapping[str, type[AnySearch]] = MappingProxyType(
     {"genetic": GeneticSearch, "importance": ThresholdSearch, "random": RandomSearch}
 )
 """Name to the settings model that is the search."""
@@ -24,7 +23,7 @@ def make_search(
     settings: Mapping[str, Any] = MappingProxyType({}),
     *,
     options: Mapping[str, Any] = MappingProxyType({}),
-) -> Search:
+) -> AnySearch:
     """Return the search called ``name``.
 
     Args:
@@ -37,12 +36,17 @@ def make_search(
             does not know, or a value out of range.
     """
     require_known("search", name, SEARCHES)
-    kind = SEARCHES[name]
+    require_options(name, options)
+    return parse_settings(SEARCHES[name], {**settings, **options}, name)
+
+
+def require_options(name: str, options: Iterable[str]) -> None:
+    """Raise ``SettingsError`` if the search called ``name`` does not have one of ``options``."""
     for option in options:
-        if option not in kind.model_fields:
-            fitting = [other for other in SEARCHES if option in SEARCHES[other].model_fields]
-            raise SettingsError(
-                f"the search {name!r} has no option {option!r}; "
-                f"it is one of {' and '.join(map(repr, fitting)) or 'none'}"
-            )
-    return parse_settings(kind, {**settings, **options}, name)
+        if option in SEARCHES[name].model_fields:
+            continue
+        fitting = [other for other in SEARCHES if option in SEARCHES[other].model_fields]
+        raise SettingsError(
+            f"the search {name!r} has no option {option!r}; "
+            f"these have: {', '.join(fitting) or 'none'}"
+        )
