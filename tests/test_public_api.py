@@ -21,6 +21,7 @@ NAMES = {
     "data": ("ImageSet", "SplitShares", "Splits", "load_data", "make_splits"),
     "errors": ("CnnSplitterError",),
     "evaluation": ("Comparison", "Evaluation", "compare", "evaluate"),
+    "finetuning": ("FineTuning", "fine_tune"),
     "importance": ("Importance", "measure_importance"),
     "models": ("build_model",),
     "patching": ("PatchedModel", "patch"),

@@ -42,6 +42,7 @@ def test_statistics_are_the_mean_over_batches_of_any_past() -> None:
     )
     one, two = (next(norms_of(part)) for part in parts)
     assert one.running_mean is not None
+    assert two.running_mean is not None
     assert torch.equal(one.running_mean, two.running_mean)
     assert one.num_batches_tracked is not None
     assert int(one.num_batches_tracked) == 3

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cnnsplitter.data import ImageSet, Splits, SplitShares, load_data, make_splits
     from cnnsplitter.errors import CnnSplitterError
     from cnnsplitter.evaluation import Comparison, Evaluation, compare, evaluate
+    from cnnsplitter.finetuning import FineTuning, fine_tune
     from cnnsplitter.importance import Importance, measure_importance
     from cnnsplitter.models import build_model
     from cnnsplitter.patching import PatchedModel, patch
@@ -39,6 +40,7 @@ _HOME = {
     "ComposedModel": "class_modules",
     "Cost": "cost",
     "Evaluation": "evaluation",
+    "FineTuning": "finetuning",
     "GeneticSearch": "search",
     "IMAGENET": "preprocessing",
     "ImageSet": "data",
@@ -60,6 +62,7 @@ _HOME = {
     "compose": "class_modules",
     "evaluate": "evaluation",
     "extract": "surgery",
+    "fine_tune": "finetuning",
     "load": "storage",
     "load_data": "data",
     "load_weights": "weights",
