@@ -9,6 +9,8 @@ from cnnsplitter.errors import DataError, ModelError, SettingsError
 from cnnsplitter.finetuning import FineTuning, fine_tune
 from cnnsplitter.inference import predict
 from cnnsplitter.progress import Step
+from cnnsplitter.splitting import trace
+from cnnsplitter.subtasks import cut, restrict
 
 DATA = toys.image_set(60)
 QUICK = FineTuning(batch_size=20)
@@ -83,6 +85,20 @@ def test_progress_tells_a_falling_loss() -> None:
     assert steps[-1].values["loss"] < steps[0].values["loss"]
 
 
+def test_a_sub_task_learns_all_its_logits() -> None:
+    strong = restrict(normed(), ("dog", "bird"))
+    data = DATA.relabel(strong.classes)
+    channels = trace(strong)
+    generator = torch.Generator().manual_seed(0)
+    narrow = cut(strong, channels, channels.random_selection(0.5, generator=generator))
+    settings = FineTuning(epochs=8, batch_size=20, learning_rate=1e-2)
+    tuned = fine_tune({"task": narrow}, strong, data, settings, seed=0)["task"]
+    wanted = predict(strong, data)
+    before, after = ((predict(m, data) - wanted).square().mean() for m in (narrow, tuned))
+    assert after < 0.7 * before
+    assert tuned.selection == narrow.selection
+
+
 def test_what_cannot_be_tuned_is_refused() -> None:
     strong = normed()
     modules = modules_of(strong)
@@ -93,7 +109,7 @@ def test_what_cannot_be_tuned_is_refused() -> None:
     with pytest.raises(DataError, match="images of shape"):
         fine_tune(modules, strong, toys.image_set(4, shape=(3, 8, 8)), QUICK, seed=0)
     other = toys.classifier("resnet20", classes=("dog", "cat", "bird"))
-    with pytest.raises(SettingsError, match="of 'bird' was cut out of another strong model"):
+    with pytest.raises(SettingsError, match="module 'bird' was cut out of another strong model"):
         fine_tune(modules, other, DATA, QUICK, seed=0)
     with torch.no_grad():
         for layer in strong.modules():

@@ -1,13 +1,15 @@
-"""Short fine-tuning of class modules after the cut, towards the strong model's own logits.
+"""Short fine-tuning of narrow networks after the cut, towards the strong model's own logits.
 
 Each class module learns, on images of all classes, to give the logit that the strong model gives
 for its class (distillation). So the scores of all class modules stay comparable and are composed by
-argmax as before, every class is tuned on its own, and no labels are needed.
+argmax as before, every class is tuned on its own, and no labels are needed. The network of a
+sub-task learns all its logits.
 """
 
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,9 +25,11 @@ from cnnsplitter.inference import device_of, eval_mode, to_device
 from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.recalibration import norms_of
 
+M = TypeVar("M", bound=ClassModule | Classifier)
+
 
 class FineTuning(BaseModel):
-    """How class modules are fine-tuned, with Adam and a rate that falls to 0.
+    """How narrow networks are fine-tuned, with Adam and a rate that falls to 0.
 
     Attributes:
         epochs: Passes over the images.
@@ -43,28 +47,29 @@ class FineTuning(BaseModel):
 
 
 def fine_tune(
-    modules: Mapping[str, ClassModule],
+    modules: Mapping[str, M],
     strong: Classifier,
     data: ImageSet,
     settings: FineTuning,
     *,
     seed: int,
     progress: Progress = silent,
-) -> dict[str, ClassModule]:
-    """Return fine-tuned copies of class modules.
+) -> dict[str, M]:
+    """Return fine-tuned copies of class modules, or of sub-task networks.
 
     What a class module becomes does not depend on which others are tuned with it.
 
     Args:
         modules: By any names; left untouched.
-        strong: The strong model that they were cut out of; left untouched.
+        strong: The strong model that they were cut out of, restricted to the same classes if they
+            are; left untouched.
         data: Training images of all classes that the class modules will see in use.
         settings: How to tune.
         seed: Of the order and the flips; no global random state is used.
         progress: Called after every epoch, with the mean squared distance from the strong logits.
 
     Raises:
-        SettingsError: A class module of another strong model's class.
+        SettingsError: A class module of a strong model with other classes.
         DataError: Images of another shape, or too few.
         ModelError: The loss is no longer finite.
     """
@@ -90,14 +95,14 @@ def fine_tune(
 
 
 @dataclass(frozen=True, eq=False)
-class _Student:
-    module: ClassModule
+class _Student(Generic[M]):
+    module: M
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     frozen: tuple[nn.Parameter, ...]
 
     @classmethod
-    def of(cls, module: ClassModule, settings: FineTuning, steps: int) -> "_Student":
+    def of(cls, module: M, settings: FineTuning, steps: int) -> "_Student[M]":
         """Make a class module ready: its norms learn the statistics, nothing is dropped out."""
         frozen = tuple(p for p in module.parameters() if not p.requires_grad)
         for parameter in frozen:
@@ -108,8 +113,10 @@ class _Student:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
         return cls(module, optimizer, schedule, frozen)
 
-    def learn(self, images: Tensor, wanted: Tensor) -> float:
-        """Take one step towards the logits float[B]; return the loss before it."""
+    def learn(self, images: Tensor, logits: Tensor) -> float:
+        """Take one step towards the strong logits float[B, N]; return the loss before it."""
+        module = self.module
+        wanted = logits[:, module.index] if isinstance(module, ClassModule) else logits
         loss = functional.mse_loss(self.module(images), wanted)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
@@ -117,29 +124,30 @@ class _Student:
         self.schedule.step()
         return loss.item()
 
-    def finished(self) -> ClassModule:
+    def finished(self) -> M:
         self.optimizer.zero_grad()
         for parameter in self.frozen:
             parameter.requires_grad_(False)
-        return self.module.eval()
+        self.module.eval()
+        return self.module
 
 
-def _step(students: list[_Student], strong: Classifier, images: Tensor) -> float:
+def _step(students: list[_Student[M]], strong: Classifier, images: Tensor) -> float:
     with eval_mode(strong), torch.no_grad():
         logits = strong(images)
-    losses = [student.learn(images, logits[:, student.module.index]) for student in students]
+    losses = [student.learn(images, logits) for student in students]
     return sum(losses) / len(losses)
 
 
-def _require_fit(modules: Mapping[str, ClassModule], strong: Classifier, data: ImageSet) -> None:
+def _require_fit(modules: Mapping[str, M], strong: Classifier, data: ImageSet) -> None:
     if not modules:
         raise SettingsError("nothing to fine-tune; give at least one class module")
     if len(data) < 2:
         raise DataError(f"{data.images.name}: fine-tuning needs at least two images; add some")
     require_same_shape({"the strong model": strong.input_shape, "the data": data.images.shape})
-    for module in modules.values():
+    for name, module in modules.items():
         if module.classes != strong.classes:
             raise SettingsError(
-                f"the class module of {module.source_class!r} was cut out of another strong model, "
+                f"the class module {name!r} was cut out of another strong model, "
                 f"of the classes {', '.join(module.classes)}; fine-tune it with that one"
             )

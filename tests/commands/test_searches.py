@@ -108,6 +108,20 @@ class TestSubtask:
         strong = load_as(Classifier, shop / "strong.safetensors")
         assert made["strong_weights"] == strong.weights_digest()
 
+    def test_tuning_is_reported_apart(self, shop: Shop, tmp_path: Path) -> None:
+        options = ("--search", "importance", "--subtask", "ship,cat", "--no-compare", "--json")
+        plain = succeed(*split(shop, *options, "--out", tmp_path / "plain")).json
+        tuned = succeed(
+            *split(shop, *options, "--finetune-epochs", 1, "--out", tmp_path / "tuned")
+        ).json
+        assert tuned["models"] == plain["models"]
+        assert [row["stage"] for row in tuned["tuning"]] == ["plain", "fine-tuned"]
+        network = load_as(Subtask, tmp_path / "tuned" / "subtask.safetensors")
+        images = load_data(shop / "data.npz").search.relabel(network.classes)
+        assert tuned["tuning"][1]["search_accuracy"] == evaluate(network, images).accuracy
+        made = describe(tmp_path / "tuned" / "subtask.safetensors")["details"]
+        assert made["tuning"] == tuned["tuning"]
+
     def test_the_comparison_can_be_left_out(self, shop: Shop, tmp_path: Path) -> None:
         options = ("--population", 4, "--generations", 1, "--search-images", 20, "--no-compare")
         outcome = succeed(*split(shop, "--subtask", "cat,dog", *options, "--out", tmp_path))
@@ -130,8 +144,7 @@ class TestSubtask:
         (("--search", "random", "--preset", "simcnn-svhn"), "--preset is a setting of the genetic"),
         (("--subtask", "cat"), "at least two classes"),
         (("--subtask", "cat,dgo"), "unknown class of the strong model 'dgo'"),
-        (("--subtask", "cat,dog", "--recalibrate"), "--recalibrate is for class modules"),
-        (("--subtask", "cat,dog", "--finetune-epochs", 2), "--finetune-epochs is for class"),
+        (("--subtask", "cat,dog", "--sensitivity", "c.json"), "--sensitivity is of class modules"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(

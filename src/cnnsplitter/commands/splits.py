@@ -1,6 +1,7 @@
 """Commands that split a strong model: ``sensitivity``, ``split`` and ``compose``."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -154,6 +155,7 @@ def _split_classes(context: typer.Context) -> None:
     options = context.params
     strong, out, seed = options["strong"], options["out"], options["seed"]
     require_free(out / "split.json", options["force"])
+    from cnnsplitter.class_modules import compose as put_together
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.splitting import split as find
 
@@ -179,7 +181,10 @@ def _split_classes(context: typer.Context) -> None:
         )
         result = _evaluate_split(model, found, images)
         if tuning.is_wanted(context):
-            found, result["tuning"] = tuning.tune(context, model, found, images, terminal)
+            modules, result["tuning"] = tuning.tune(
+                context, found, put_together, model, images, terminal
+            )
+            found = replace(found, modules=modules)
     kept = details(
         seed=seed,
         data=options["data"],

@@ -12,6 +12,8 @@ from cnnsplitter.commands.options import (
     require_test_images,
 )
 from cnnsplitter.commands.searches import chosen_search, described
+from cnnsplitter.commands.tables import show_tuning
+from cnnsplitter.commands.tuning import Stages, is_wanted, tune
 from cnnsplitter.errors import SettingsError
 from cnnsplitter.terminal import Terminal
 
@@ -19,21 +21,14 @@ if TYPE_CHECKING:
     from cnnsplitter.class_modules import ClassModule
     from cnnsplitter.data import Splits
     from cnnsplitter.search import Search
-    from cnnsplitter.subtasks import FoundSubtask
-
-_FOR_CLASS_MODULES = {
-    "recalibrate": "--recalibrate",
-    "finetune_epochs": "--finetune-epochs",
-    "curves": "--sensitivity",
-}
+    from cnnsplitter.subtasks import FoundSubtask, Subtask
 
 
 def split_subtask(context: typer.Context) -> None:
     """Search, save and compare the network of a sub-task, as the options of ``split`` say."""
     options = context.params
-    for key, flag in _FOR_CLASS_MODULES.items():
-        if options[key]:
-            raise SettingsError(f"{flag} is for class modules and does not go with --subtask")
+    if options["curves"] is not None:
+        raise SettingsError("--sensitivity is of class modules and does not go with --subtask")
     out = options["out"]
     file, checkpoint = out / "subtask.safetensors", out / "subtask.checkpoint"
     require_free(file, options["force"])
@@ -61,6 +56,7 @@ def split_subtask(context: typer.Context) -> None:
         images = images.relabel(found.model.classes)
         require_test_images(images)
         modules = _class_modules(context, found, images, search, terminal)
+        model, stages = _tuned(context, found, images, terminal)
     rows = found.rows(images.test, modules)
     kept = details(
         **{key: options[key] for key in ("seed", "data")},
@@ -68,18 +64,22 @@ def split_subtask(context: typer.Context) -> None:
         strong_weights=found.strong_weights,
         search=described(context, search),
         metrics={row["model"]: row["accuracy"] for row in rows},
+        tuning=stages or None,
     )
-    save(found.model, file, details=kept, overwrite=True)
+    save(model, file, details=kept, overwrite=True)
     result: dict[str, Any] = {
         "file": str(file),
         "classes": list(found.model.classes),
         "search_accuracy": found.result.accuracy,
         "kept_kernels": found.result.best.kept,
         "models": rows,
+        **({"tuning": stages} if stages else {}),
     }
     write_json(out / "subtask.json", result)
     checkpoint.unlink(missing_ok=True)
     terminal.table("Test images of the sub-task, and multiply-adds per image", rows)
+    if stages:
+        show_tuning(stages, terminal)
     terminal.line(f"Written to {file}")
     terminal.result(result)
 
@@ -107,3 +107,20 @@ def _class_modules(
             progress=terminal.progress,
         )
     )
+
+
+def _tuned(
+    context: typer.Context, found: "FoundSubtask", images: "Splits", terminal: Terminal
+) -> tuple["Subtask", Stages]:
+    """Return the network that is written, and the stages of its tuning, none if not wanted."""
+    if not is_wanted(context):
+        return found.model, []
+    models, stages = tune(
+        context,
+        {"sub-task": found.model},
+        lambda models: models["sub-task"],
+        found.strong,
+        images,
+        terminal,
+    )
+    return models["sub-task"], stages

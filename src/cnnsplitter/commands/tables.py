@@ -89,8 +89,12 @@ def show_split(result: Mapping[str, Any], terminal: Terminal) -> None:
     terminal.line(f"Composed of its class modules: {composed:.3f}.")
     terminal.table("Class modules (shares of the strong model)", result["modules"])
     if "tuning" in result:
-        title = "Composed model, the last of these written (images that are not test images)"
-        terminal.table(title, result["tuning"])
+        show_tuning(result["tuning"], terminal)
+
+
+def show_tuning(stages: Iterable[Mapping[str, Any]], terminal: Terminal) -> None:
+    """Print how accurate a model was before and after tuning, on images that are no test images."""
+    terminal.table("Tuning (no test images); the last stage is what is written", list(stages))
 
 
 def show_report(report: Mapping[str, Any], terminal: Terminal) -> None:
