@@ -33,7 +33,7 @@ LAYERS = (
     {"sensitivity", "training", "finetuning"},
     {"splitting", "patching"},
     {"manifest", "results", "subtasks"},
-    {"packing", "recipes", "run_folder"},
+    {"packing", "recipes", "run_folder", "subtask_search"},
     {"unpacking"},
     {"storage"},
     {"pipeline"},

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
     from cnnsplitter.splitting import Split, split
     from cnnsplitter.storage import load, save
-    from cnnsplitter.subtasks import Subtask, restrict, subtask, unite
+    from cnnsplitter.subtask_search import subtask
+    from cnnsplitter.subtasks import Subtask, restrict, unite
     from cnnsplitter.surgery import extract, masked_forward
     from cnnsplitter.training import Training, train
     from cnnsplitter.weights import load_weights
@@ -76,7 +77,7 @@ _HOME = {
     "restrict": "subtasks",
     "save": "storage",
     "split": "splitting",
-    "subtask": "subtasks",
+    "subtask": "subtask_search",
     "train": "training",
     "unite": "subtasks",
 }

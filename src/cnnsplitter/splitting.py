@@ -133,7 +133,7 @@ def split(
     images = limited(data.search, search_images, seed)
     require_usable(classifier, data, images)
     channels = trace(classifier)
-    _require_layers(search, sensitivity, channels)
+    require_layers(search, sensitivity, channels)
     if importance is not None and importance.fingerprint != channels.fingerprint:
         raise SettingsError("the importance was measured on another network; measure it on this")
     if importance is None:
@@ -163,7 +163,8 @@ def require_usable(strong: Classifier, data: Splits, images: ImageSet) -> None:
     require_every_class(images, "the search")
 
 
-def _require_layers(search: Search, sensitivity: Sensitivity | None, channels: ChannelMap) -> None:
+def require_layers(search: Search, sensitivity: Sensitivity | None, channels: ChannelMap) -> None:
+    """Raise ``SettingsError`` if settings or curves name layers that the network does not have."""
     if isinstance(search, GeneticSearch):
         search.check(channels)
     layers = {group.name for group in channels.groups}

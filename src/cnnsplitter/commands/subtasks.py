@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from cnnsplitter.class_modules import ClassModule
     from cnnsplitter.data import Splits
     from cnnsplitter.search import Search
-    from cnnsplitter.subtasks import FoundSubtask, Subtask
+    from cnnsplitter.subtask_search import FoundSubtask
+    from cnnsplitter.subtasks import Subtask
 
 
 def split_subtask(context: typer.Context) -> None:
@@ -35,7 +36,7 @@ def split_subtask(context: typer.Context) -> None:
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.results import write_json
     from cnnsplitter.storage import save
-    from cnnsplitter.subtasks import subtask
+    from cnnsplitter.subtask_search import subtask
 
     search = chosen_search(context)
     terminal = Terminal(options["json"], options["quiet"])
