@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cnnsplitter.calibration import NormalCalibration, RangeCalibration
-from cnnsplitter.class_modules import ClassModule, ComposedModel, calibrate, compose, overlap
+from cnnsplitter.class_modules import ClassModule, ComposedModel, calibrate, compose
 from cnnsplitter.classifier import Architecture, Classifier
 from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError, SettingsError
@@ -150,16 +150,3 @@ def test_bad_calibration_data_is_refused() -> None:
     small = pixel_set(torch.zeros(1, 1, 1, 1), [0])
     with pytest.raises(DataError, match=r"\(3, 1, 1\) but pixels.npz of \(1, 1, 1\)"):
         calibrate(module, small, "bird", "min-max")
-
-
-@given(st.data())
-def test_overlap_equals_sets_of_kernels(data: st.DataObject) -> None:
-    n, units = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 6))
-    sizes = data.draw(st.lists(st.integers(1, 5), min_size=units, max_size=units))
-    row = st.lists(st.booleans(), min_size=units, max_size=units)
-    keep = data.draw(st.lists(row, min_size=n, max_size=n))
-    kernels = [{(u, k) for u in range(units) if kept[u] for k in range(sizes[u])} for kept in keep]
-    result = overlap(torch.tensor(keep), torch.tensor(sizes))
-    for i, a in enumerate(kernels):
-        for j, b in enumerate(kernels):
-            assert result[i, j] == pytest.approx(len(a & b) / len(a | b) if a | b else 1.0)

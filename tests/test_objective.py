@@ -21,7 +21,7 @@ def sets_jaccard(left: torch.Tensor, right: torch.Tensor, kernels: list[int]) ->
         {(unit, i) for unit in keep.nonzero().flatten().tolist() for i in range(kernels[unit])}
         for keep in (left, right)
     )
-    return len(a & b) / len(a | b) if a | b else 0.0
+    return len(a & b) / len(a | b) if a | b else 1.0
 
 
 @given(seed=st.integers(0, 2**31), kernels=st.lists(st.integers(1, 4), min_size=1, max_size=9))

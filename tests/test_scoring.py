@@ -8,7 +8,8 @@ import toys
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
-from cnnsplitter.scoring import CutScorer, composed_accuracy
+from cnnsplitter.objective import composed_accuracy
+from cnnsplitter.scoring import CutScorer
 from cnnsplitter.selection import Selection
 from cnnsplitter.surgery import masked_forward
 from strategies import Spec, build, specs

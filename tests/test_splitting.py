@@ -222,6 +222,15 @@ def test_importance_of_another_network_is_refused(strong: Classifier, digits: Sp
         run(strong, digits, importance=uniform_importance(other, 5), progress=nothing)
 
 
+def test_layers_that_are_not_there_are_refused_at_once(strong: Classifier, digits: Splits) -> None:
+    other = Sensitivity(("conv_0", "conf_1"), (0.4, 1.0), torch.full((2, 2), 0.5))
+    with pytest.raises(SettingsError, match=r"another network \(layer 'conf_1'\)"):
+        run(strong, digits, sensitivity=other, progress=nothing)
+    wrong = SEARCH.model_copy(update={"start_ratios": {"conf_1": (0.5,)}})
+    with pytest.raises(SettingsError, match="unknown layer 'conf_1'; did you mean 'conv_1'"):
+        split(strong, digits, search=wrong, progress=nothing)
+
+
 def test_class_modules_of_a_result_can_be_cut_again(found: Split, strong: Classifier) -> None:
     again = class_modules(strong, trace(strong), found.result)
     x = torch.rand(3, *strong.input_shape)

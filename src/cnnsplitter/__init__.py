@@ -17,16 +17,20 @@ if TYPE_CHECKING:
     from cnnsplitter.errors import CnnSplitterError
     from cnnsplitter.evaluation import Comparison, Evaluation, compare, evaluate
     from cnnsplitter.exporting import Exported, export
+    from cnnsplitter.finetuning import FineTuning, fine_tune
     from cnnsplitter.hub import load_folder, pull_from_hub, push_to_hub, save_folder
     from cnnsplitter.importance import Importance, measure_importance
     from cnnsplitter.models import build_model
     from cnnsplitter.patching import PatchedModel, patch
     from cnnsplitter.preprocessing import IMAGENET, Preprocessing
-    from cnnsplitter.search import GeneticSearch, SearchResult
+    from cnnsplitter.recalibration import recalibrate
+    from cnnsplitter.search import GeneticSearch, RandomSearch, SearchResult, ThresholdSearch
     from cnnsplitter.selection import Selection
     from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
     from cnnsplitter.splitting import Split, split
     from cnnsplitter.storage import load, save
+    from cnnsplitter.subtask_search import subtask
+    from cnnsplitter.subtasks import Subtask, restrict, unite
     from cnnsplitter.surgery import extract, masked_forward
     from cnnsplitter.training import Training, train
     from cnnsplitter.weights import load_weights
@@ -42,6 +46,7 @@ _HOME = {
     "Cost": "cost",
     "Evaluation": "evaluation",
     "Exported": "exporting",
+    "FineTuning": "finetuning",
     "GeneticSearch": "search",
     "IMAGENET": "preprocessing",
     "ImageSet": "data",
@@ -50,12 +55,15 @@ _HOME = {
     "Preprocessing": "preprocessing",
     "Processes": "engines",
     "RayCluster": "engines",
+    "RandomSearch": "search",
     "SearchResult": "search",
     "Selection": "selection",
     "Sensitivity": "sensitivity",
     "Split": "splitting",
     "SplitShares": "data",
     "Splits": "data",
+    "Subtask": "subtasks",
+    "ThresholdSearch": "search",
     "Training": "training",
     "bake": "baking",
     "build_model": "models",
@@ -64,6 +72,7 @@ _HOME = {
     "evaluate": "evaluation",
     "export": "exporting",
     "extract": "surgery",
+    "fine_tune": "finetuning",
     "load": "storage",
     "load_data": "data",
     "load_folder": "hub",
@@ -76,10 +85,14 @@ _HOME = {
     "patch": "patching",
     "pull_from_hub": "hub",
     "push_to_hub": "hub",
+    "recalibrate": "recalibration",
+    "restrict": "subtasks",
     "save": "storage",
     "save_folder": "hub",
     "split": "splitting",
+    "subtask": "subtask_search",
     "train": "training",
+    "unite": "subtasks",
 }
 
 __all__ = [*_HOME, "__version__"]

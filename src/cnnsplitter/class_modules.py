@@ -211,23 +211,6 @@ def calibrate(
         raise DataError(f"class {target!r}: {error}") from error
 
 
-def overlap(selections: Tensor, kernels_per_unit: Tensor) -> Tensor:
-    """Return the Jaccard index of the kernels that every two class modules keep.
-
-    Args:
-        selections: bool[classes, units].
-        kernels_per_unit: int64[units]; kernels that no selection can drop are not counted.
-
-    Returns:
-        float64[classes, classes], symmetric, ones on the diagonal; two empty selections have 1.
-    """
-    keep = selections.double()
-    both = (keep * kernels_per_unit) @ keep.T
-    each = both.diagonal()
-    either = each[:, None] + each[None, :] - both
-    return torch.where(either > 0, both / either, 1.0)
-
-
 def require_same_shape(shapes: Mapping[str, tuple[int, int, int]]) -> None:
     """Raise ``DataError`` unless the (C, H, W) of all the named models and images are equal."""
     (name, shape), *others = shapes.items()

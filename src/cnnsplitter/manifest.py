@@ -62,6 +62,18 @@ class ClassModulePart(NetPart):
     selection: SelectionPart | None
 
 
+class SubtaskPart(NetPart):
+    """A narrow network that tells some classes of a strong model apart; ``classes`` are these.
+
+    Attributes:
+        sized: Attributes that hold numbers of channels.
+        selection: What it keeps of the strong model, if that is known.
+    """
+
+    sized: dict[str, int | tuple[int, ...]]
+    selection: SelectionPart | None
+
+
 class PatchPart(_Part):
     """A class module attached to a class of a weak model."""
 
@@ -88,6 +100,13 @@ class ClassModuleFile(_File):
     module: ClassModulePart
 
 
+class SubtaskFile(_File):
+    """The network of a sub-task."""
+
+    kind: Literal["subtask"] = "subtask"
+    net: SubtaskPart
+
+
 class ComposedFile(_File):
     """Class modules side by side."""
 
@@ -106,5 +125,6 @@ class PatchedFile(_File):
 
 
 AnyFile = Annotated[
-    ClassifierFile | ClassModuleFile | ComposedFile | PatchedFile, Field(discriminator="kind")
+    ClassifierFile | ClassModuleFile | SubtaskFile | ComposedFile | PatchedFile,
+    Field(discriminator="kind"),
 ]

@@ -68,26 +68,28 @@ def jaccard(keep: Tensor, kernels_per_unit: Tensor) -> Tensor:
 
     Args:
         keep: bool[k, units].
-        kernels_per_unit: int64[units].
+        kernels_per_unit: int64[units]; kernels that no selection can drop are not counted.
 
     Returns:
-        float64[k, k]; two empty selections overlap 0.
+        float64[k, k], symmetric, ones on the diagonal; two empty selections overlap 1.
     """
     # float32 sums of whole numbers are exact up to 2**24 kernels and twice as fast as float64
     kept = keep.float()
     both = (kept * kernels_per_unit) @ kept.T
     count = both.diagonal()
     either = count[:, None] + count[None, :] - both
-    return both.double() / either.double().clamp(min=1)
+    return torch.where(either > 0, both.double() / either.double(), 1.0)
 
 
 def mean_difference(keep: Tensor, kernels_per_unit: Tensor) -> float:
-    """Return ``diff``: the mean of 1 - Jaccard over all pairs of selections.
+    """Return ``diff``: the mean of 1 - Jaccard over all pairs of selections; 0 of a single one.
 
     Args:
-        keep: bool[classes, units], at least two classes.
+        keep: bool[classes, units].
         kernels_per_unit: int64[units].
     """
+    if len(keep) == 1:
+        return 0.0
     pairs = torch.combinations(torch.arange(len(keep)))
     overlap = jaccard(keep, kernels_per_unit)
     return 1 - overlap[pairs[:, 0], pairs[:, 1]].mean().item()
@@ -105,3 +107,16 @@ def kept_share(keep: Tensor, kernels_per_unit: Tensor) -> Tensor:
     """
     weights = kernels_per_unit.double()
     return (keep.double() @ weights) / weights.sum()
+
+
+def composed_accuracy(scores: Tensor, labels: Tensor) -> float:
+    """Return the accuracy of the argmax over own-class scores.
+
+    Where there is one row only, it is a margin: an image is right where it is positive.
+
+    Args:
+        scores: float[classes, n].
+        labels: int64[n].
+    """
+    right = scores[0] > 0 if len(scores) == 1 else scores.argmax(dim=0) == labels
+    return right.double().mean().item()

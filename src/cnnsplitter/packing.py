@@ -19,10 +19,14 @@ from cnnsplitter.manifest import (
     PatchedFile,
     PatchPart,
     SelectionPart,
+    SubtaskFile,
+    SubtaskPart,
 )
 from cnnsplitter.patching import PatchedModel
+from cnnsplitter.selection import Selection
+from cnnsplitter.subtasks import Subtask
 
-Model = Classifier | ClassModule | ComposedModel | PatchedModel
+Model = Classifier | ClassModule | ComposedModel | PatchedModel | Subtask
 Tensors = dict[str, Tensor]
 
 
@@ -39,6 +43,17 @@ def pack(model: Any, details: dict[str, Any]) -> tuple[AnyFile, Tensors]:
 @pack.register
 def _(model: Classifier, details: dict[str, Any]) -> tuple[AnyFile, Tensors]:
     return ClassifierFile(net=_net_part(model), details=details), _prefixed("net", model.net)
+
+
+@pack.register
+def _(model: Subtask, details: dict[str, Any]) -> tuple[AnyFile, Tensors]:
+    part = SubtaskPart(
+        **_net_fields(model),
+        sized=dict(model.sized),
+        selection=_selection_part(model.selection),
+    )
+    tensors = _prefixed("net", model.net) | _selection_tensors(0, model.selection)
+    return SubtaskFile(net=part, details=details), tensors
 
 
 @pack.register
@@ -59,6 +74,8 @@ def _(model: ComposedModel, details: dict[str, Any]) -> tuple[AnyFile, Tensors]:
 
 @pack.register
 def _(model: PatchedModel, details: dict[str, Any]) -> tuple[AnyFile, Tensors]:
+    if isinstance(model.weak, Subtask):
+        raise StorageError("a patched sub-task network cannot be saved; save it and its patch")
     patches = tuple(
         PatchPart(
             target=p.target, calibration=p.calibration.to_json(), module=_module_part(p.module)
@@ -100,16 +117,22 @@ def _net_part(model: Classifier) -> NetPart:
 
 
 def _module_part(model: ClassModule) -> ClassModulePart:
-    kept = model.selection
-    selection = None
-    if kept is not None:
-        selection = SelectionPart(units=len(kept.keep), fingerprint=kept.fingerprint)
     return ClassModulePart(
         **_net_fields(model),
         source_class=model.source_class,
         sized=dict(model.sized),
-        selection=selection,
+        selection=_selection_part(model.selection),
     )
+
+
+def _selection_part(kept: Selection | None) -> SelectionPart | None:
+    if kept is None:
+        return None
+    return SelectionPart(units=len(kept.keep), fingerprint=kept.fingerprint)
+
+
+def _selection_tensors(number: int, kept: Selection | None) -> Tensors:
+    return {} if kept is None else {selection_name(number): kept.keep}
 
 
 def _prefixed(prefix: str, net: nn.Module) -> Tensors:
@@ -117,10 +140,8 @@ def _prefixed(prefix: str, net: nn.Module) -> Tensors:
 
 
 def _module_tensors(number: int, model: ClassModule) -> Tensors:
-    tensors = _prefixed(module_prefix(number), model.net)
-    if model.selection is not None:
-        tensors[selection_name(number)] = model.selection.keep
-    return tensors
+    own = _prefixed(module_prefix(number), model.net)
+    return own | _selection_tensors(number, model.selection)
 
 
 def _all_module_tensors(models: tuple[ClassModule, ...]) -> Tensors:

@@ -13,7 +13,7 @@ from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.cutting import narrow_copy
 from cnnsplitter.classifier import Classifier, logits_of
 from cnnsplitter.data import ImageSet
-from cnnsplitter.inference import device_of, eval_mode
+from cnnsplitter.inference import device_of, eval_mode, predict
 
 NETS_AT_ONCE = 16
 """Narrow networks alive at a time: each batch of images is read once for all of them."""
@@ -81,6 +81,13 @@ class CutScorer:
         """Return a scorer for other processes: a copy of the model, and of no image not needed."""
         return replace(self.on("cpu"), data=self.data.compact())
 
+    def whole(self) -> Tensor:
+        """Return the scores float32[classes, n] of class modules that keep everything.
+
+        They are all the strong model, so one forward pass scores them.
+        """
+        return predict(self.strong, self.data, batch_size=self.batch_size).T
+
     def _score(self, owner: Tensor, keep: Tensor) -> Tensor:
         device, layout = self.device, torch.channels_last
         scores = torch.empty(len(owner), len(self.data))
@@ -118,8 +125,3 @@ def one_thread() -> Iterator[None]:
 def _use_one_thread() -> None:
     # the number is each thread's own
     torch.set_num_threads(1)
-
-
-def composed_accuracy(scores: Tensor, labels: Tensor) -> float:
-    """Return the accuracy of the argmax over own-class scores float[classes, n]."""
-    return (scores.argmax(dim=0) == labels).float().mean().item()

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,9 +12,8 @@ from torch import Tensor
 from cnnsplitter.channels import ChannelMap, UnitGroup
 from cnnsplitter.errors import StorageError
 from cnnsplitter.importance import Importance
-from cnnsplitter.inference import predict
+from cnnsplitter.objective import composed_accuracy
 from cnnsplitter.progress import Progress, Step, silent
-from cnnsplitter.scoring import CutScorer, composed_accuracy
 from cnnsplitter.search import Scorer
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -23,6 +22,23 @@ TOLERANCE = 0.1
 START_RATIOS = 3
 """Keep-ratios per group that a search starts from, as in the published settings."""
 _ROUNDING = 1e-6
+
+
+class WholeScorer(Protocol):
+    """A scorer that also knows the scores with everything kept, such as ``CutScorer``."""
+
+    @property
+    def channels(self) -> ChannelMap:
+        """The strong model's channel map."""
+        ...
+
+    def __call__(self, owner: Tensor, keep: Tensor) -> Tensor:
+        """Score candidates; see ``Scorer``."""
+        ...
+
+    def whole(self) -> Tensor:
+        """Return float32[classes, n]."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +123,7 @@ class Sensitivity:
 
 
 def measure_sensitivity(
-    scorer: CutScorer,
+    scorer: WholeScorer,
     importance: Importance,
     labels: Tensor,
     *,
@@ -129,8 +145,7 @@ def measure_sensitivity(
     ratios = sorted({r for r in ratios if r < 1})
     classes = torch.arange(len(importance.scores))
     full = torch.ones(len(classes), channels.unit_count, dtype=torch.bool)
-    # With everything kept all class modules are the strong model: one forward pass scores them.
-    baseline = composed_accuracy(_strong_scores(scorer), labels)
+    baseline = composed_accuracy(scorer.whole(), labels)
     accuracy = torch.full((len(channels.groups), len(ratios) + 1), baseline)
     for row, group in enumerate(channels.groups):
         for column, ratio in enumerate(ratios):
@@ -152,7 +167,3 @@ def keep_most_important(
     top.scatter_(1, scores.argsort(dim=1, descending=True, stable=True)[:, :count], value=True)
     keep[:, group.units] = top
     return channels.fill(keep, importance.scores)
-
-
-def _strong_scores(scorer: CutScorer) -> Tensor:
-    return predict(scorer.strong, scorer.data, batch_size=scorer.batch_size).T

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.cutting import sized_values
-from cnnsplitter.class_modules import ClassModule, overlap, require_same_shape
+from cnnsplitter.class_modules import ClassModule, require_same_shape
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.engines import Engine, InProcess
 from cnnsplitter.errors import SettingsError
 from cnnsplitter.importance import Importance, measure_importance, require_every_class
+from cnnsplitter.objective import jaccard
 from cnnsplitter.progress import Progress, silent
 from cnnsplitter.scoring import CutScorer
 from cnnsplitter.search import GeneticSearch, Scorer, Search, SearchProblem, SearchResult
@@ -53,7 +54,7 @@ class Split(Mapping[str, ClassModule]):
 
     def overlap(self) -> Tensor:
         """Return float64[classes, classes], the Jaccard index of the kernels that two keep."""
-        return overlap(self.result.selections, self.kernels_per_unit)
+        return jaccard(self.result.selections, self.kernels_per_unit)
 
     def rows(self, strong: Classifier) -> list[dict[str, str | int | float]]:
         """Return one flat row per class module.
@@ -136,8 +137,9 @@ def split(
     classifier = as_classifier(strong, data)
     search = search or GeneticSearch()
     images = limited(data.search, search_images, seed)
-    _require_usable(classifier, data, images)
+    require_usable(classifier, data, images)
     channels = trace(classifier)
+    require_layers(search, sensitivity, channels)
     if importance is not None and importance.fingerprint != channels.fingerprint:
         raise SettingsError("the importance was measured on another network; measure it on this")
     if importance is None:
@@ -177,11 +179,22 @@ def _problem(
     )
 
 
-def _require_usable(strong: Classifier, data: Splits, images: ImageSet) -> None:
+def require_usable(strong: Classifier, data: Splits, images: ImageSet) -> None:
     """Find before the long work starts what would end it."""
     strong.require_classes(data.classes)
     require_same_shape({"the strong model": strong.input_shape, "the data": data.input_shape})
     require_every_class(images, "the search")
+
+
+def require_layers(search: Search, sensitivity: Sensitivity | None, channels: ChannelMap) -> None:
+    """Raise ``SettingsError`` if settings or curves name layers that the network does not have."""
+    if isinstance(search, GeneticSearch):
+        search.check(channels)
+    layers = {group.name for group in channels.groups}
+    for name in sorted(layers.symmetric_difference(sensitivity.groups if sensitivity else layers)):
+        raise SettingsError(
+            f"the sensitivity was measured on another network (layer {name!r}); measure it on this"
+        )
 
 
 def class_modules(

@@ -21,12 +21,14 @@ from cnnsplitter.manifest import (
     NetPart,
     PatchedFile,
     SelectionPart,
+    SubtaskFile,
 )
 from cnnsplitter.models import build_from
 from cnnsplitter.packing import Model, Tensors, module_prefix, selection_name
 from cnnsplitter.patching import Patch, PatchedModel
 from cnnsplitter.preprocessing import Preprocessing
 from cnnsplitter.selection import Selection
+from cnnsplitter.subtasks import Subtask
 
 Builder = Callable[[str], nn.Module]
 """Gives the full network of a part: "net" or "weak", or the source class of a class module."""
@@ -46,6 +48,10 @@ def unpack(file: AnyFile, tensors: Tensors, build: Builder | None) -> Model:
             return parts.classifier("net", "net", file.net)
         case ClassModuleFile():
             return parts.class_module(0, file.module)
+        case SubtaskFile():
+            narrow = parts.classifier("net", "net", file.net, file.net.sized)
+            selection = parts.selection(0, file.net.selection)
+            return Subtask.of(narrow, narrow.net, selection, file.net.sized)
         case ComposedFile():
             modules = [parts.class_module(i, m) for i, m in enumerate(file.modules)]
             calibrations = file.calibrations
@@ -93,13 +99,14 @@ class _Parts:
     def class_module(self, number: int, part: ClassModulePart) -> ClassModule:
         name = part.source_class
         try:
-            selection = self._selection(number, part.selection)
+            selection = self.selection(number, part.selection)
             strong = self.classifier(module_prefix(number), name, part, part.sized)
             return ClassModule.of(strong, name, strong.net, selection, part.sized)
         except CnnSplitterError as error:
             raise StorageError(f"class module {name!r}: {error}") from error
 
-    def _selection(self, number: int, part: SelectionPart | None) -> Selection | None:
+    def selection(self, number: int, part: SelectionPart | None) -> Selection | None:
+        """Return the selection of part ``number``."""
         if part is None:
             return None
         keep = self.tensors.get(selection_name(number))

@@ -73,7 +73,9 @@ def train(
     changes = given(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, patience=patience
     )
-    training = _training(kind, settings_table(context), changes, f"{settings}: training")
+    training = _training(
+        kind, settings_table(context, "training"), changes, f"{settings}: training"
+    )
     from cnnsplitter.inference import best_device
     from cnnsplitter.training import train as fit
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from cnnsplitter.progress import Progress
 
 M = TypeVar("M", bound="nn.Module")
-_TABLES = {"train": "training", "split": "genetic"}
-"""Command to the table that its settings file may have, for what no option sets."""
+_TABLES = {"train": ("training",), "split": ("genetic", "importance", "random")}
+"""Command to the tables that its settings file may have, for what no option sets."""
 _TABLE = "cnnsplitter.table"
 
 Data = Annotated[
@@ -82,12 +82,13 @@ def _read_settings(context: typer.Context, path: Path | None) -> Path | None:
         raise SettingsError(f"{path}: cannot be read as TOML: {error}") from error
     known = {_key(parameter): parameter for parameter in context.command.params}
     known = {key: known[key] for key in known.keys() - {"settings", "help"}}
-    table = _TABLES.get(context.command.name or "")
-    if table in values:
-        context.meta[_TABLE] = _table(f"{path}: key {table!r}", values.pop(table))
+    tables = _TABLES.get(context.command.name or "", ())
+    context.meta[_TABLE] = {
+        name: _table(f"{path}: key {name!r}", values.pop(name)) for name in tables if name in values
+    }
     for key in values:
         if key not in known:
-            hint = did_you_mean(key, [*known, table] if table else known)
+            hint = did_you_mean(key, [*known, *tables])
             raise SettingsError(f"{path}: unknown key {key!r}; {hint}")
     context.default_map = {
         known[key].name: _checked(f"{path}: key {key!r}", known[key], value)
@@ -107,9 +108,9 @@ def _table(what: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def settings_table(context: typer.Context) -> dict[str, Any]:
-    """Return the table of the settings file, such as ``[training]`` of ``train``; {} if none."""
-    return dict(context.meta.get(_TABLE, {}))
+def settings_table(context: typer.Context, name: str) -> dict[str, Any]:
+    """Return a table of the settings file, such as ``[training]`` of ``train``; {} if none."""
+    return dict(context.meta.get(_TABLE, {}).get(name, {}))
 
 
 def _checked(what: str, parameter: Any, value: Any) -> Any:

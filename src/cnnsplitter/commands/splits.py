@@ -1,11 +1,13 @@
 """Commands that split a strong model: ``sensitivity``, ``split`` and ``compose``."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cnnsplitter.commands import tuning
 from cnnsplitter.commands.options import (
     Channels,
     Data,
@@ -27,14 +29,14 @@ from cnnsplitter.commands.options import (
     ToTensorBoard,
     Workers,
     details,
-    given,
     listeners,
     load_model,
     open_fitting_data,
     require_free,
     require_test_images,
-    settings_table,
 )
+from cnnsplitter.commands.searches import chosen_search, described
+from cnnsplitter.commands.subtasks import split_subtask
 from cnnsplitter.commands.tables import show_evaluation, show_sensitivity, show_split
 from cnnsplitter.errors import SettingsError, StorageError
 from cnnsplitter.terminal import Terminal
@@ -43,10 +45,16 @@ if TYPE_CHECKING:
     from cnnsplitter.class_modules import ClassModule, ComposedModel
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.data import ImageSet, Splits
-    from cnnsplitter.search import GeneticSearch
     from cnnsplitter.sensitivity import Sensitivity
     from cnnsplitter.splitting import Split
 
+SEARCHES = ("genetic", "importance", "random")
+Recalibrate = Annotated[
+    bool, typer.Option("--recalibrate", help="Measure the batch norms' statistics again.")
+]
+FinetuneEpochs = Annotated[
+    int | None, typer.Option(min=1, help="Fine-tune class modules for so many epochs.")
+]
 Strong = Annotated[Path, typer.Argument(help="The strong model, saved by this package.")]
 Curves = Annotated[
     Path | None, typer.Option("--sensitivity", help="Curves measured by `sensitivity`.")
@@ -109,9 +117,12 @@ def split(
     strong: Strong,
     data: Data,
     out: OutFolder,
+    search: Annotated[str, typer.Option(help=f"How: {', '.join(SEARCHES)}.")] = "genetic",
     preset: Annotated[
         str | None, typer.Option(help="A published configuration, such as simcnn-cifar10.")
     ] = None,
+    keep: Annotated[float | None, typer.Option(help="Share of the kernels that is kept.")] = None,
+    tries: Annotated[int | None, typer.Option(help="Ensembles drawn; the best counts.")] = None,
     population: Population = None,
     generations: Generations = None,
     size_weight: Annotated[float | None, typer.Option(help="Weight of small modules.")] = None,
@@ -122,6 +133,14 @@ def split(
     workers: Workers = None,
     ray_address: RayAddress = None,
     tensorboard: ToTensorBoard = False,
+    recalibrate: Recalibrate = False,
+    finetune_epochs: FinetuneEpochs = None,
+    subtask: Annotated[
+        str | None, typer.Option(help="One network for these classes, with commas between them.")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option(help="Compare a sub-task with separate class modules.")
+    ] = True,
     size: Size = None,
     channels: Channels = None,
     root: Root = None,
@@ -133,20 +152,33 @@ def split(
 ) -> None:
     """Split a strong model into class modules; run it again to go on after a stop.
 
-    The settings file may have a table [genetic] with what has no option, such as mutation.
+    The settings file may have a table named after the search with what has no option, such as
+    mutation in [genetic].
     """
-    require_free(out / "split.json", force)
+    if subtask is None:
+        _split_classes(context)
+    else:
+        split_subtask(context)
+
+
+def _split_classes(context: typer.Context) -> None:
+    options = context.params
+    strong, out, seed = options["strong"], options["out"], options["seed"]
+    require_free(out / "split.json", options["force"])
+    from cnnsplitter.class_modules import compose as put_together
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.engines import choose_engine
     from cnnsplitter.splitting import split as find
 
-    search, runs_on = _search(context), choose_engine(engine, workers, ray_address)
-    terminal = Terminal(json, quiet)
-    progress, _ = listeners(terminal, out, tensorboard)
+    search = chosen_search(context)
+    runs_on = choose_engine(options["engine"], options["workers"], options["ray_address"])
+    terminal = Terminal(options["json"], options["quiet"])
+    progress, _ = listeners(terminal, out, options["tensorboard"])
     model = load_model(Classifier, strong)
+    curves = options["curves"]
     measured = None if curves is None else _read_curves(curves, model)
     checkpoint = out / "search.checkpoint"
-    _require_free_modules(model, out, force or checkpoint.exists())
+    _require_free_modules(model, out, options["force"] or checkpoint.exists())
     with terminal:
         images = open_fitting_data(context, terminal, {strong: model})
         require_test_images(images)
@@ -156,27 +188,26 @@ def split(
             search=search,
             seed=seed,
             sensitivity=measured,
-            search_images=search_images,
+            search_images=options["search_images"],
             checkpoint=checkpoint,
             engine=runs_on,
             progress=progress,
         )
-    kept = details(seed=seed, data=data, strong=strong.name, search=search.model_dump(mode="json"))
-    _finish_split(model, found, images, out, terminal, kept)
+        result = _evaluate_split(model, found, images)
+        if tuning.is_wanted(context):
+            modules, result["tuning"] = tuning.tune(
+                context, found, put_together, model, images, terminal
+            )
+            found = replace(found, modules=modules)
+    kept = details(
+        seed=seed,
+        data=options["data"],
+        strong=strong.name,
+        search=described(context, search),
+        tuning=result.get("tuning"),
+    )
+    _finish_split(found, result, out, terminal, kept)
     checkpoint.unlink(missing_ok=True)
-
-
-def _search(context: typer.Context) -> "GeneticSearch":
-    """Return the default search or a published one, with what a table and then options change."""
-    from cnnsplitter.recipes import SearchSettings
-    from cnnsplitter.settings import parse_settings
-
-    options, table = context.params, settings_table(context)
-    chosen = parse_settings(SearchSettings, given(preset=options["preset"]), "search")
-    values = chosen.model_dump() | {"genetic": table}
-    chosen = parse_settings(SearchSettings, values, f"{options['settings']}")
-    names = ("population", "generations", "size_weight", "patience")
-    return chosen.adapted(**{name: options[name] for name in names}).search
 
 
 def _require_free_modules(strong: "Classifier", out: Path, force: bool) -> None:
@@ -203,26 +234,29 @@ def _read_curves(path: Path, strong: "Classifier") -> "Sensitivity":
     return curves
 
 
-def _finish_split(
-    strong: "Classifier",
-    found: "Split",
-    images: "Splits",
-    out: Path,
-    terminal: Terminal,
-    kept: dict[str, Any],
-) -> None:
-    """Evaluate, save and show new class modules."""
+def _evaluate_split(strong: "Classifier", found: "Split", images: "Splits") -> dict[str, Any]:
+    """Return the figures of class modules as they were cut."""
     from cnnsplitter.class_modules import compose as put_together
     from cnnsplitter.evaluation import evaluate
-    from cnnsplitter.pipeline import save_modules
-    from cnnsplitter.results import write_json
 
     models = {"strong_accuracy": strong, "composed_accuracy": put_together(found)}
     accuracy = {name: evaluate(model, images.test).accuracy for name, model in models.items()}
-    rows = found.rows(strong)
-    files = save_modules(found, out, kept | {"metrics": accuracy})
-    overlap = found.overlap().tolist()
-    result = {**accuracy, "modules": rows, "overlap": overlap, "files": files}
+    return {**accuracy, "modules": found.rows(strong), "overlap": found.overlap().tolist()}
+
+
+def _finish_split(
+    found: "Split", result: dict[str, Any], out: Path, terminal: Terminal, kept: dict[str, Any]
+) -> None:
+    """Save and show new class modules."""
+    from cnnsplitter.pipeline import save_modules
+    from cnnsplitter.results import write_json
+
+    composed = "plain_composed_accuracy" if "tuning" in result else "composed_accuracy"
+    metrics = {
+        "strong_accuracy": result["strong_accuracy"],
+        composed: result["composed_accuracy"],
+    }
+    result["files"] = save_modules(found, out, kept | {"metrics": metrics})
     write_json(out / "split.json", result)
     show_split(result, terminal)
     terminal.line(f"Written to {out}")

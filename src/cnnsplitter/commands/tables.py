@@ -88,6 +88,13 @@ def show_split(result: Mapping[str, Any], terminal: Terminal) -> None:
     terminal.line(f"Strong model: accuracy {strong:.3f} on the test images.")
     terminal.line(f"Composed of its class modules: {composed:.3f}.")
     terminal.table("Class modules (shares of the strong model)", result["modules"])
+    if "tuning" in result:
+        show_tuning(result["tuning"], terminal)
+
+
+def show_tuning(stages: Iterable[Mapping[str, Any]], terminal: Terminal) -> None:
+    """Print how accurate a model was before and after tuning, on images that are no test images."""
+    terminal.table("Tuning (no test images); the last stage is what is written", list(stages))
 
 
 def show_report(report: Mapping[str, Any], terminal: Terminal) -> None:

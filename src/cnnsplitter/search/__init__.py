@@ -2,6 +2,7 @@
 
 from cnnsplitter.search.base import (
     Generation,
+    MarginProblem,
     Scorer,
     Search,
     SearchProblem,
@@ -10,14 +11,22 @@ from cnnsplitter.search.base import (
 )
 from cnnsplitter.search.genetic import GeneticSearch
 from cnnsplitter.search.presets import StartRatios
+from cnnsplitter.search.random_search import RandomSearch
+from cnnsplitter.search.registry import SEARCHES, make_search
+from cnnsplitter.search.thresholding import ThresholdSearch
 
 __all__ = [
+    "SEARCHES",
     "Generation",
     "GeneticSearch",
+    "MarginProblem",
+    "RandomSearch",
     "Scorer",
     "Search",
     "SearchProblem",
     "SearchResult",
     "StartRatios",
+    "ThresholdSearch",
     "UnitMap",
+    "make_search",
 ]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -100,8 +100,10 @@ class SearchProblem:
     scorer: Scorer
     start: Tensor | None = None
 
+    least_classes: ClassVar[int] = 2
+
     def __post_init__(self) -> None:
-        if len(self.classes) < 2:
+        if len(self.classes) < self.least_classes:
             raise DataError(f"a search needs at least 2 classes; got {', '.join(self.classes)}")
         if self.channels.unit_count == 0:
             raise ModelError("the network has no removable kernels: there is nothing to search")
@@ -122,6 +124,18 @@ class SearchProblem:
         empty = [name for name, count in zip(self.classes, counts, strict=True) if count == 0]
         if empty:
             raise DataError(f"no search image of class {empty[0]!r}; add some or drop the class")
+
+
+@dataclass(frozen=True, eq=False)
+class MarginProblem(SearchProblem):
+    """The search of one selection for several classes at once, a sub-task.
+
+    ``classes`` holds one name, that of the sub-task, and all ``labels`` are 0. The scorer gives
+    margins: by how much the right class's logit leads the others', so that an image is right
+    where its margin is positive.
+    """
+
+    least_classes: ClassVar[int] = 1
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def load_state(path: Path, identity: Mapping[str, Any], generations: int) -> Sea
     if manifest.get("kind") != KIND:
         raise StorageError(f"{path} is not a {KIND}; name another file")
     try:
-        _require_same(path, manifest["search"], identity)
+        require_same(path, manifest["search"], identity)
         state = _parse(tensors, manifest["history"])
     except (KeyError, TypeError) as error:
         raise StorageError(
@@ -112,7 +112,8 @@ def _parse(tensors: Mapping[str, Tensor], history: list[dict[str, Any]]) -> Sear
     )
 
 
-def _require_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def require_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise ``StorageError`` unless what ``describe`` said of two searches is the same."""
     keys = sorted({*found, *wanted})
     differing = [key for key in keys if found.get(key) != wanted.get(key)]
     if differing:

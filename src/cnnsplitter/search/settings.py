@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cnnsplitter.errors import require_known
 from cnnsplitter.objective import Objective
-from cnnsplitter.search.base import SearchProblem
+from cnnsplitter.search.base import SearchProblem, UnitMap
 from cnnsplitter.search.operators import MutationKind
 from cnnsplitter.search.presets import PRESETS, Ratios, StartRatios
 from cnnsplitter.search.tournament import Rules
@@ -113,9 +113,15 @@ class GeneticSettings(BaseModel):
         Raises:
             SettingsError: ``start_ratios`` names a group or convolution that does not exist.
         """
+        self.check(problem.channels)
         if isinstance(self.start_ratios, StartRatios):
             return self.start_ratios.for_groups(problem.channels)
-        own = self.start_ratios or {}
-        for name in own:
-            require_known("layer", name, [group.name for group in problem.channels.groups])
-        return {**problem.start_ratios, **own}
+        return {**problem.start_ratios, **(self.start_ratios or {})}
+
+    def check(self, channels: UnitMap) -> None:
+        """Raise ``SettingsError`` if ``start_ratios`` names what the network does not have."""
+        if isinstance(self.start_ratios, StartRatios):
+            self.start_ratios.for_groups(channels)
+            return
+        for name in self.start_ratios or {}:
+            require_known("layer", name, [group.name for group in channels.groups])

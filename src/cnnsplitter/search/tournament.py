@@ -6,7 +6,7 @@ places (0 is the winner): whole numbers that never tie, and fast to compare.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -135,9 +135,13 @@ def build_ensembles(
     Args: see `hold_tournament`.
 
     Returns:
-        The surviving ensembles of all classes.
+        The surviving ensembles of all classes. Of a single class they are its candidates, whose
+        scores are margins.
     """
     places = rank_candidates(scores)
+    if len(scores) == 1:
+        accuracy = (scores[0] > 0).double().mean(dim=1)
+        return replace(_start_team(0, 1, places, labels), accuracy=accuracy)
     owners = torch.randperm(len(scores), generator=generator).tolist()
     teams = [_start_team(owner, len(scores), places, labels) for owner in owners]
     while len(teams) > 1:
@@ -256,7 +260,7 @@ def _count_open(mine: Tensor, theirs: Tensor) -> Tensor:
 
 
 def _difference(members: Tensor, overlap: Tensor) -> Tensor:
-    """Return float64[k]: the mean of 1 - Jaccard over the pairs of each ensemble's members."""
+    """Return float64[k]: the mean of 1 - Jaccard over the pairs of members; 0 of single ones."""
     classes = members.shape[1]
     population = len(overlap) // classes
     rows = members + torch.arange(classes) * population
@@ -264,4 +268,4 @@ def _difference(members: Tensor, overlap: Tensor) -> Tensor:
     pairs = torch.combinations(torch.arange(classes))
     for a, b in pairs.tolist():
         total += overlap[rows[:, a], rows[:, b]]
-    return 1 - total / len(pairs)
+    return 1 - total / len(pairs) if len(pairs) else total

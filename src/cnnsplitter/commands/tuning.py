@@ -1,0 +1,84 @@
+"""What ``split`` does to narrow networks after the search: recalibration and fine-tuning."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+from cnnsplitter.terminal import Terminal
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cnnsplitter.class_modules import ClassModule
+    from cnnsplitter.classifier import Classifier
+    from cnnsplitter.data import Splits
+
+M = TypeVar("M", bound="ClassModule | Classifier")
+Stages = list[dict[str, Any]]
+
+
+def is_wanted(context: typer.Context) -> bool:
+    """Return whether the options ask for any of it."""
+    return bool(context.params["recalibrate"] or context.params["finetune_epochs"])
+
+
+def tune(
+    context: typer.Context,
+    modules: Mapping[str, M],
+    together: Callable[[Mapping[str, M]], "nn.Module"],
+    strong: "Classifier",
+    images: "Splits",
+    terminal: Terminal,
+) -> tuple[dict[str, M], Stages]:
+    """Recalibrate and fine-tune, as the options say.
+
+    Args:
+        context: Of the command.
+        modules: The narrow networks.
+        together: Makes one model of them.
+        strong: The strong model that they were cut out of.
+        images: Tuning uses the training images.
+        terminal: Shows how it goes.
+
+    Returns:
+        The tuned networks, and a row of accuracies for every stage, the first without tuning; both
+        on images that are not test images.
+    """
+    from cnnsplitter.finetuning import FineTuning, fine_tune
+    from cnnsplitter.recalibration import has_batch_norm, recalibrate
+
+    options, modules = context.params, dict(modules)
+    stages = [_stage("plain", together(modules), images)]
+    if options["recalibrate"] and has_batch_norm(strong):
+        modules = {
+            name: recalibrate(module, images.train, seed=options["seed"])
+            for name, module in modules.items()
+        }
+        stages.append(_stage("recalibrated", together(modules), images))
+    elif options["recalibrate"]:
+        terminal.note("nothing to recalibrate: the strong model has no batch norm")
+    if options["finetune_epochs"]:
+        settings = FineTuning(epochs=options["finetune_epochs"])
+        modules = fine_tune(
+            modules,
+            strong,
+            images.train,
+            settings,
+            seed=options["seed"],
+            progress=terminal.progress,
+        )
+        stages.append(_stage("fine-tuned", together(modules), images))
+    return modules, stages
+
+
+def _stage(name: str, model: "nn.Module", images: "Splits") -> dict[str, Any]:
+    from cnnsplitter.evaluation import evaluate
+
+    parts = {"search": images.search, "calibration": images.calibration}
+    accuracy = {
+        f"{part}_accuracy": evaluate(model, data).accuracy
+        for part, data in parts.items()
+        if len(data)
+    }
+    return {"stage": name, **accuracy}

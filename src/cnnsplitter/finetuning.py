@@ -1,0 +1,153 @@
+"""Short fine-tuning of narrow networks after the cut, towards the strong model's own logits.
+
+Each class module learns, on images of all classes, to give the logit that the strong model gives
+for its class (distillation). So the scores of all class modules stay comparable and are composed by
+argmax as before, every class is tuned on its own, and no labels are needed. The network of a
+sub-task learns all its logits.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cnnsplitter.augmentation import flip_some
+from cnnsplitter.class_modules import ClassModule, require_same_shape
+from cnnsplitter.classifier import Classifier
+from cnnsplitter.data import ImageSet
+from cnnsplitter.errors import DataError, ModelError, SettingsError
+from cnnsplitter.inference import device_of, eval_mode, to_device
+from cnnsplitter.progress import Progress, Step, silent
+from cnnsplitter.recalibration import norms_of
+
+M = TypeVar("M", bound=ClassModule | Classifier)
+
+
+class FineTuning(BaseModel):
+    """How narrow networks are fine-tuned, with Adam and a rate that falls to 0.
+
+    Attributes:
+        epochs: Passes over the images.
+        batch_size: Images per step; those that do not fill a batch are left out of an epoch.
+        learning_rate: At the start.
+        flip: Mirror half of the images.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    epochs: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=100, ge=2)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    flip: bool = False
+
+
+def fine_tune(
+    modules: Mapping[str, M],
+    strong: Classifier,
+    data: ImageSet,
+    settings: FineTuning,
+    *,
+    seed: int,
+    progress: Progress = silent,
+) -> dict[str, M]:
+    """Return fine-tuned copies of class modules, or of sub-task networks.
+
+    What a class module becomes does not depend on which others are tuned with it.
+
+    Args:
+        modules: By any names; left untouched.
+        strong: The strong model that they were cut out of, restricted to the same classes if they
+            are; left untouched.
+        data: Training images of all classes that the class modules will see in use.
+        settings: How to tune.
+        seed: Of the order and the flips; no global random state is used.
+        progress: Called after every epoch, with the mean squared distance from the strong logits.
+
+    Raises:
+        SettingsError: A class module of a strong model with other classes.
+        DataError: Images of another shape, or too few.
+        ModelError: The loss is no longer finite.
+    """
+    _require_fit(modules, strong, data)
+    size = min(settings.batch_size, len(data))
+    steps = settings.epochs * (len(data) // size)
+    students = [_Student.of(copy.deepcopy(module), settings, steps) for module in modules.values()]
+    generator = torch.Generator().manual_seed(seed)
+    for epoch in range(settings.epochs):
+        order = torch.randperm(len(data), generator=generator)[: len(data) // size * size]
+        total = 0.0
+        for images, _ in data.take(order).batches(size):
+            chosen = flip_some(images, generator) if settings.flip else images
+            total += _step(students, strong, to_device(chosen, device_of(strong)))
+        loss = total * size / len(order)
+        if not torch.tensor(loss).isfinite():
+            raise ModelError(
+                f"fine-tuning diverged in epoch {epoch + 1}; lower learning_rate "
+                f"(now {settings.learning_rate:g})"
+            )
+        progress(Step("fine-tuning", epoch + 1, settings.epochs, {"loss": loss}))
+    return {name: student.finished() for name, student in zip(modules, students, strict=True)}
+
+
+@dataclass(frozen=True, eq=False)
+class _Student(Generic[M]):
+    module: M
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    frozen: tuple[nn.Parameter, ...]
+
+    @classmethod
+    def of(cls, module: M, settings: FineTuning, steps: int) -> "_Student[M]":
+        """Make a class module ready: its norms learn the statistics, nothing is dropped out."""
+        frozen = tuple(p for p in module.parameters() if not p.requires_grad)
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        for norm in norms_of(module.eval()):
+            norm.train()
+        optimizer = torch.optim.Adam(module.parameters(), lr=settings.learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
+        return cls(module, optimizer, schedule, frozen)
+
+    def learn(self, images: Tensor, logits: Tensor) -> float:
+        """Take one step towards the strong logits float[B, N]; return the loss before it."""
+        module = self.module
+        wanted = logits[:, module.index] if isinstance(module, ClassModule) else logits
+        loss = functional.mse_loss(self.module(images), wanted)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        self.schedule.step()
+        return loss.item()
+
+    def finished(self) -> M:
+        self.optimizer.zero_grad()
+        for parameter in self.frozen:
+            parameter.requires_grad_(False)
+        self.module.eval()
+        return self.module
+
+
+def _step(students: list[_Student[M]], strong: Classifier, images: Tensor) -> float:
+    with eval_mode(strong), torch.no_grad():
+        logits = strong(images)
+    losses = [student.learn(images, logits) for student in students]
+    return sum(losses) / len(losses)
+
+
+def _require_fit(modules: Mapping[str, M], strong: Classifier, data: ImageSet) -> None:
+    if not modules:
+        raise SettingsError("nothing to fine-tune; give at least one class module")
+    if len(data) < 2:
+        raise DataError(f"{data.images.name}: fine-tuning needs at least two images; add some")
+    require_same_shape({"the strong model": strong.input_shape, "the data": data.images.shape})
+    for name, module in modules.items():
+        if module.classes != strong.classes:
+            raise SettingsError(
+                f"the class module {name!r} was cut out of another strong model, "
+                f"of the classes {', '.join(module.classes)}; fine-tune it with that one"
+            )

@@ -1,0 +1,31 @@
+"""The baseline that every search has to beat: selections drawn at random."""
+
+import torch
+from torch import Generator, Tensor
+
+from cnnsplitter.search.base import SearchProblem
+from cnnsplitter.search.budget import best_within
+from cnnsplitter.search.tries import BestOfTries
+
+
+class RandomSearch(BestOfTries):
+    """Keep units at random within a budget; of several ensembles the most accurate.
+
+    Example:
+        >>> RandomSearch(keep=0.5).tries
+        1
+    """
+
+    def draw(self, problem: SearchProblem, number: int, generator: Generator) -> Tensor:
+        """Draw every class's units on their own.
+
+        Args:
+            problem: What to search.
+            number: Number of the try.
+            generator: Source of randomness.
+
+        Returns:
+            bool[classes, units].
+        """
+        priority = torch.rand(problem.importance.shape, generator=generator)
+        return best_within(problem.channels, priority, self.keep)

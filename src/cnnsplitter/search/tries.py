@@ -1,0 +1,182 @@
+"""Searches that draw a fixed number of ensembles, none learning from another, and keep the best."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Generator, Tensor
+
+from cnnsplitter.errors import ModelError, StorageError
+from cnnsplitter.files import read_tensors, write_tensors
+from cnnsplitter.objective import composed_accuracy, kept_share, mean_difference
+from cnnsplitter.progress import Progress, Step, silent
+from cnnsplitter.search.base import Generation, SearchProblem, SearchResult
+from cnnsplitter.search.checkpoint import describe, require_same
+
+KIND = "checkpoint of tries"
+
+
+@dataclass(frozen=True, eq=False)
+class Tries:
+    """The ensembles tried so far.
+
+    Attributes:
+        keep: bool[tries, classes, units].
+        scores: float32[tries, classes, n].
+        evaluations: int64[tries], class modules that each try has run.
+    """
+
+    keep: Tensor
+    scores: Tensor
+    evaluations: Tensor
+
+    def with_new(self, keep: Tensor, problem: SearchProblem) -> "Tries":
+        """Return the tries with one more; class modules that were tried before are not run again.
+
+        Args:
+            keep: bool[classes, units].
+            problem: Scores them.
+        """
+        same = (self.keep == keep).all(dim=2)
+        scores = torch.zeros(len(keep), len(problem.labels))
+        for owner in range(len(keep)):
+            earlier = same[:, owner].nonzero().flatten()
+            if len(earlier):
+                scores[owner] = self.scores[earlier[0], owner]
+        fresh = (~same.any(dim=0)).nonzero().flatten()
+        if len(fresh):
+            scores[fresh] = problem.scorer(fresh, keep[fresh]).float()
+        if not scores.isfinite().all():
+            raise ModelError(
+                "a class module gives scores that are not finite; check the strong model's "
+                "weights and the search images"
+            )
+        parts = (keep, scores, torch.tensor(len(fresh)))
+        olds = (self.keep, self.scores, self.evaluations)
+        return Tries(*(torch.cat([old, new[None]]) for old, new in zip(olds, parts, strict=True)))
+
+    def history(self, problem: SearchProblem) -> tuple[Generation, ...]:
+        """Return one entry per try; the fitness is the accuracy, as all tries cost the same."""
+        kernels = problem.channels.kernels_per_unit
+        entries = []
+        for index, (keep, scores) in enumerate(zip(self.keep, self.scores, strict=True)):
+            accuracy = composed_accuracy(scores, problem.labels)
+            entries.append(
+                Generation(
+                    index=index,
+                    accuracy=accuracy,
+                    difference=mean_difference(keep, kernels),
+                    kept=kept_share(keep, kernels).mean().item(),
+                    fitness=accuracy,
+                    measure=accuracy,
+                    evaluations=int(self.evaluations[index]),
+                )
+            )
+        return tuple(entries)
+
+
+class BestOfTries(BaseModel, ABC):
+    """A search that draws ensembles within a budget and returns the most accurate.
+
+    Attributes:
+        keep: Share of the selectable kernels that every class module may keep.
+        tries: Ensembles that are drawn.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.5
+    tries: int = Field(default=1, ge=1)
+
+    @abstractmethod
+    def draw(self, problem: SearchProblem, number: int, generator: Generator) -> Tensor:
+        """Return the selections bool[classes, units] of one try, counted from 0."""
+
+    @property
+    def needs_sensitivity(self) -> bool:
+        """Start ratios are not used."""
+        return False
+
+    def run(
+        self,
+        problem: SearchProblem,
+        *,
+        seed: int,
+        checkpoint: Path | None = None,
+        progress: Progress = silent,
+    ) -> SearchResult:
+        """Draw and score ensembles, continuing from ``checkpoint`` if that file exists.
+
+        Args:
+            problem: What to search.
+            seed: Seed of every random choice; equal seeds give equal results.
+            checkpoint: File that is rewritten after each try; ``tries`` may be raised.
+            progress: Called after each try.
+
+        Raises:
+            StorageError: The checkpoint is broken or belongs to another search.
+            ModelError: A class module gives scores that are not finite.
+        """
+        settings = self.model_dump(mode="json", exclude={"tries"})
+        name = type(self).__name__
+        identity = describe(problem, {}, {"search": name, "seed": seed, **settings})
+        done = _nothing_tried(problem)
+        if checkpoint is not None and checkpoint.exists():
+            done = _load(checkpoint, identity, self.tries)
+        for number in range(len(done.keep), self.tries):
+            generator = torch.Generator().manual_seed(_seed_of(seed, number))
+            done = done.with_new(self.draw(problem, number, generator), problem)
+            if checkpoint is not None:
+                _save(checkpoint, done, identity)
+            progress(self._step(done.history(problem)[-1]))
+        history = done.history(problem)
+        best = max(history, key=lambda entry: entry.measure)
+        return SearchResult(
+            problem.classes, done.keep[best.index], problem.channels.fingerprint, history
+        )
+
+    def _step(self, last: Generation) -> Step:
+        values = {"accuracy": last.accuracy, "difference": last.difference, "kept": last.kept}
+        return Step("search", last.index + 1, self.tries, values)
+
+
+def _nothing_tried(problem: SearchProblem) -> Tries:
+    classes, units = problem.importance.shape
+    return Tries(
+        torch.zeros(0, classes, units, dtype=torch.bool),
+        torch.zeros(0, classes, len(problem.labels)),
+        torch.zeros(0, dtype=torch.int64),
+    )
+
+
+def _seed_of(seed: int, number: int) -> int:
+    """Return the seed of one try, so that a later try does not depend on how many came before."""
+    import numpy as np
+
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0])
+
+
+def _save(path: Path, done: Tries, identity: dict[str, Any]) -> None:
+    write_tensors(path, vars(done), {"kind": KIND, "search": identity})
+
+
+def _load(path: Path, identity: dict[str, Any], tries: int) -> Tries:
+    tensors, manifest = read_tensors(path)
+    if manifest.get("kind") != KIND:
+        raise StorageError(f"{path} is not a {KIND}; name another file")
+    try:
+        require_same(path, manifest["search"], identity)
+        done = Tries(**tensors)
+    except (KeyError, TypeError) as error:
+        raise StorageError(
+            f"{path} is broken ({error} is missing); delete it and start again"
+        ) from error
+    if len(done.keep) > tries:
+        raise StorageError(
+            f"{path} holds {len(done.keep)} tries, this search ends after {tries}; "
+            "raise tries or name another file"
+        )
+    return done

@@ -1,0 +1,156 @@
+"""``split`` with other searches, with tuning, and for a sub-task."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from cnnsplitter.class_modules import ClassModule, compose
+from cnnsplitter.classifier import Classifier
+from cnnsplitter.commands.options import _TABLES
+from cnnsplitter.commands.splits import SEARCHES as LISTED
+from cnnsplitter.data import load_data
+from cnnsplitter.evaluation import evaluate
+from cnnsplitter.finetuning import FineTuning, fine_tune
+from cnnsplitter.recalibration import recalibrate
+from cnnsplitter.search import SEARCHES
+from cnnsplitter.storage import describe, load_as
+from cnnsplitter.subtasks import Subtask
+from shop import CLASSES, Shop, call, files_in, succeed
+
+
+def split(shop: Shop, *options: object) -> tuple[object, ...]:
+    return ("split", shop / "strong.safetensors", "--data", shop / "data.npz", *options)
+
+
+def test_all_searches_are_listed_and_have_a_table() -> None:
+    assert list(SEARCHES) == list(LISTED) == list(_TABLES["split"])
+
+
+@pytest.mark.parametrize("search", ["importance", "random"])
+def test_baselines_keep_the_share(search: str, shop: Shop, tmp_path: Path) -> None:
+    options = ("--search", search, "--keep", 0.6, "--tries", 2, "--json", "--out", tmp_path)
+    result = succeed(*split(shop, *options)).json
+    assert all(0.3 < row["kept_kernels"] <= 0.6 for row in result["modules"])
+    made = describe(tmp_path / "cat.safetensors")["details"]["search"]
+    assert (made["name"], made["keep"], made["tries"]) == (search, 0.6, 2)
+    assert "tuning" not in result
+
+
+def test_settings_files_have_a_table_per_search(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text("search = 'importance'\n[importance]\nscale = 'rank'\n")
+    succeed(*split(shop, "--settings", tmp_path / "s.toml", "--out", tmp_path / "m"))
+    made = describe(tmp_path / "m" / "cat.safetensors")["details"]["search"]
+    assert (made["name"], made["scale"]) == ("importance", "rank")
+
+
+def test_fine_tuning_is_reported_apart_from_the_plain_result(shop: Shop, tmp_path: Path) -> None:
+    options = ("--search", "importance", "--out")
+    plain = succeed(*split(shop, *options, tmp_path / "plain", "--json")).json
+    outcome = succeed(
+        *split(shop, *options, tmp_path / "tuned", "--recalibrate", "--finetune-epochs", 2)
+    )
+    assert "the strong model has no batch norm" in outcome.err
+    result = json.loads((tmp_path / "tuned" / "split.json").read_text())
+    assert result["composed_accuracy"] == plain["composed_accuracy"]
+    assert result["modules"] == plain["modules"]
+    assert [row["stage"] for row in result["tuning"]] == ["plain", "fine-tuned"]
+    strong = load_as(Classifier, shop / "strong.safetensors")
+    data = load_data(shop / "data.npz")
+    before = {n: load_as(ClassModule, tmp_path / "plain" / f"{n}.safetensors") for n in CLASSES}
+    after = fine_tune(before, strong, data.train, FineTuning(epochs=2), seed=0)
+    for modules, row in zip((before, after), result["tuning"], strict=True):
+        composed = compose(modules)
+        assert row["search_accuracy"] == evaluate(composed, data.search).accuracy
+        assert row["calibration_accuracy"] == evaluate(composed, data.calibration).accuracy
+    saved = load_as(ClassModule, tmp_path / "tuned" / "cat.safetensors")
+    pairs = zip(saved.parameters(), after["cat"].parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    made = describe(tmp_path / "tuned" / "cat.safetensors")["details"]
+    assert made["tuning"] == result["tuning"]
+    assert set(made["metrics"]) == {"strong_accuracy", "plain_composed_accuracy"}
+    assert "fine-tuned" in outcome.out
+
+
+def test_recalibration_is_reported_too(shop: Shop, tmp_path: Path) -> None:
+    data, strong = ("--data", shop / "data.npz"), tmp_path / "strong.safetensors"
+    succeed("train", "resnet20", *data, "--epochs", 1, "--width", 0.1, "--out", strong)
+    options = ("--search", "importance", *data)
+    succeed("split", strong, *options, "--out", tmp_path / "plain")
+    result = succeed(
+        *("split", strong, *options, "--recalibrate", "--json", "--out", tmp_path / "tuned")
+    ).json
+    assert [row["stage"] for row in result["tuning"]] == ["plain", "recalibrated"]
+    plain = load_as(ClassModule, tmp_path / "plain" / "cat.safetensors")
+    saved = load_as(ClassModule, tmp_path / "tuned" / "cat.safetensors")
+    expected = recalibrate(plain, load_data(shop / "data.npz").train, seed=0)
+    buffers = zip(saved.buffers(), expected.buffers(), strict=True)
+    assert all(torch.equal(a, b) for a, b in buffers)
+
+
+class TestSubtask:
+    def test_writes_one_network_and_compares_it(self, shop: Shop, tmp_path: Path) -> None:
+        options = ("--search", "importance", "--subtask", "ship, cat", "--out", tmp_path)
+        outcome = succeed(*split(shop, *options, "--json"))
+        result = json.loads((tmp_path / "subtask.json").read_text())
+        assert result == outcome.json
+        assert sorted(files_in(tmp_path)) == ["subtask.json", "subtask.safetensors"]
+        network = load_as(Subtask, tmp_path / "subtask.safetensors")
+        assert network.classes == ("ship", "cat")
+        images = load_data(shop / "data.npz").test.relabel(network.classes)
+        rows = {row["model"]: row for row in result["models"]}
+        assert set(rows) == {"strong model", "sub-task", "class modules"}
+        assert rows["sub-task"]["accuracy"] == evaluate(network, images).accuracy
+        assert rows["class modules"]["macs"] > rows["sub-task"]["macs"]
+        made = describe(tmp_path / "subtask.safetensors")["details"]
+        assert made["search"]["name"] == "importance"
+        strong = load_as(Classifier, shop / "strong.safetensors")
+        assert made["strong_weights"] == strong.weights_digest()
+
+    def test_tuning_is_reported_apart(self, shop: Shop, tmp_path: Path) -> None:
+        options = ("--search", "importance", "--subtask", "ship,cat", "--no-compare", "--json")
+        plain = succeed(*split(shop, *options, "--out", tmp_path / "plain")).json
+        tuned = succeed(
+            *split(shop, *options, "--finetune-epochs", 1, "--out", tmp_path / "tuned")
+        ).json
+        assert tuned["models"] == plain["models"]
+        assert [row["stage"] for row in tuned["tuning"]] == ["plain", "fine-tuned"]
+        network = load_as(Subtask, tmp_path / "tuned" / "subtask.safetensors")
+        images = load_data(shop / "data.npz").search.relabel(network.classes)
+        assert tuned["tuning"][1]["search_accuracy"] == evaluate(network, images).accuracy
+        made = describe(tmp_path / "tuned" / "subtask.safetensors")["details"]
+        assert made["tuning"] == tuned["tuning"]
+
+    def test_the_comparison_can_be_left_out(self, shop: Shop, tmp_path: Path) -> None:
+        options = ("--population", 4, "--generations", 1, "--search-images", 20, "--no-compare")
+        outcome = succeed(*split(shop, "--subtask", "cat,dog", *options, "--out", tmp_path))
+        result = json.loads((tmp_path / "subtask.json").read_text())
+        assert [row["model"] for row in result["models"]] == ["strong model", "sub-task"]
+        assert "sub-task" in outcome.out
+        assert f"Written to {tmp_path / 'subtask.safetensors'}" in outcome.out
+        again = call(*split(shop, "--subtask", "cat,dog", *options, "--out", tmp_path))
+        assert again.code == 2
+        assert "exists already" in again.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--search", "genetc"), "unknown search 'genetc'; did you mean 'genetic'"),
+        (("--keep", 0.5), "the search 'genetic' has no option 'keep'; these have: importance"),
+        (("--search", "random", "--population", 9), "no option 'population'; these have: genetic"),
+        (("--search", "random", "--keep", 1.5), "random: keep"),
+        (("--search", "random", "--preset", "simcnn-svhn"), "--preset is a setting of the genetic"),
+        (("--subtask", "cat"), "at least two classes"),
+        (("--subtask", "cat,dgo"), "unknown class of the strong model 'dgo'"),
+        (("--subtask", "cat,dog", "--sensitivity", "c.json"), "--sensitivity is of class modules"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    options: tuple[object, ...], message: str, shop: Shop, tmp_path: Path
+) -> None:
+    outcome = call(*split(shop, *options, "--out", tmp_path / "m"))
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert not (tmp_path / "m").exists()
