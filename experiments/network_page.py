@@ -41,9 +41,9 @@ def page(results: Mapping[str, Any]) -> str:
         own = [row for row in rows if row["library"] == library]
         parts += [f"## {library}\n", summary(own), table(own)]
     parts.append(
-        f"Made by `{results['command']}` on {machine['cores']} cores of {machine['processor']}, "
-        f"shared with other work, with PyTorch {versions['torch']}; the rows are in\n"
-        "[experiments/results/networks.json](../experiments/results/networks.json).\n"
+        f"Made by `{results['command']}` on {machine['cores']} cores of\n"
+        f"{machine['processor']}, shared with other work, with PyTorch {versions['torch']}; the\n"
+        "rows are in [experiments/results/networks.json](../experiments/results/networks.json).\n"
     )
     return "\n".join(parts)
 

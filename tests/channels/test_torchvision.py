@@ -1,15 +1,24 @@
 """Every CNN classifier of torchvision: the laws of the channel map hold at random weights."""
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from cnnsplitter.channels import ChannelMap
-from cnnsplitter.inference import eval_mode
+from cnnsplitter.channels.cutting import sized_values
+from cnnsplitter.channels.masking import masked
+from cnnsplitter.class_modules import ClassModule
+from cnnsplitter.classifier import Classifier
 from cnnsplitter.models import build_model
+from cnnsplitter.storage import save
 from cnnsplitter.surgery import extract, masked_forward
 from strategies import randomise
 
@@ -69,17 +78,85 @@ def test_masked_equals_cut_and_the_full_selection_changes_nothing(name: str) -> 
             assert kernels == channels.kernels(selection)
 
 
+SAVED = ("shufflenet_v2_x0_5", "mobilenet_v3_small")
+IN_A_NEW_PROCESS = """
+import sys
+from pathlib import Path
+import numpy as np
+import torch
+from cnnsplitter.storage import load
+torch.set_num_threads(1)
+for path in Path(sys.argv[1]).glob("*.safetensors"):
+    images = torch.from_numpy(np.load(path.with_suffix(".images.npy")))
+    with torch.no_grad():
+        np.save(path.with_suffix(".npy"), load(path)(images).numpy())
+"""
+
+
+def save_class_module(name: str, folder: Path) -> Tensor:
+    """Save a class module of a random selection and its images; return its scores."""
+    size = size_for(name)
+    net, architecture = build_model(f"torchvision:{name}", 3, (3, size, size))
+    generator = torch.Generator().manual_seed(1)
+    randomise(net, generator)
+    strong = Classifier(net, ("a", "b", "c"), (3, size, size), architecture=architecture)
+    channels = ChannelMap.trace(net, strong.example())
+    selection = channels.random_selection(0.5, generator=generator)
+    sized = sized_values(channels, selection.keep)
+    narrow = extract(net, channels, selection)
+    module = ClassModule.of(strong, "b", narrow, selection, sized)
+    images = torch.rand(2, 3, size, size, generator=generator)
+    save(module, folder / f"{name}.safetensors")
+    np.save(folder / f"{name}.images.npy", images.numpy())
+    with torch.no_grad():
+        return module(images)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(SAVED, id="a few"),
+        *(pytest.param((n,), marks=pytest.mark.large, id=n) for n in NAMES if n not in SAVED),
+    ],
+)
+def test_class_modules_give_the_same_scores_in_a_new_process(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    scores = {name: save_class_module(name, tmp_path) for name in names}
+    command = [sys.executable, "-c", IN_A_NEW_PROCESS, str(tmp_path)]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    for name, expected in scores.items():
+        found = np.load(tmp_path / f"{name}.npy")
+        assert np.array_equal(found, expected.numpy()), name
+        assert np.isfinite(found).all()
+        assert found.std() > 0
+
+
+OUTPUTS = {"googlenet": 3, "inception_v3": 2}
+"""Number of outputs with auxiliary heads."""
+
+
+@pytest.mark.parametrize("aux", [True, False])
 @pytest.mark.parametrize(
     "name", ["googlenet", pytest.param("inception_v3", marks=pytest.mark.large)]
 )
-def test_auxiliary_heads_are_cut_along(name: str) -> None:
+def test_auxiliary_heads_are_cut_along_and_all_outputs_agree(name: str, aux: bool) -> None:
     size = size_for(name)
-    net = models.get_model(name, weights=None, init_weights=False, aux_logits=True).eval()
-    channels = ChannelMap.trace(net, torch.zeros(2, 3, size, size))
-    selection = channels.random_selection(0.5, generator=torch.Generator().manual_seed(0))
-    narrow = extract(net, channels, selection)
-    assert any("aux" in layer.name.lower() for layer in channels.layers)
-    with eval_mode(narrow), torch.no_grad():
-        narrow.training = True
-        outputs = leaves(narrow(torch.zeros(2, 3, size, size)))
-    assert len(outputs) == (3 if name == "googlenet" else 2)
+    net = models.get_model(name, weights=None, init_weights=False, aux_logits=aux)
+    generator = torch.Generator().manual_seed(2)
+    randomise(net, generator)
+    x = torch.randn(2, 3, size, size, generator=generator)
+    channels = ChannelMap.trace(net, x)
+    assert channels.frozen == ()
+    assert any("aux" in layer.name.lower() for layer in channels.layers) == aux
+    selection = channels.random_selection(0.5, generator=generator)
+    net, x = net.double().eval(), x.double()
+    narrow = extract(net, channels, selection).eval()
+    # The root's own flag alone turns the heads on; the norms keep their statistics.
+    net.training = narrow.training = True
+    with torch.no_grad(), masked(net, channels, selection.keep.double()):
+        expected = net(x)
+    with torch.no_grad():
+        found = narrow(x)
+    assert len(leaves(found)) == (OUTPUTS[name] if aux else 1)
+    assert largest_error(expected, found) < 1e-9
