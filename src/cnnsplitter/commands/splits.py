@@ -12,16 +12,19 @@ from cnnsplitter.commands.options import (
     Force,
     Generations,
     Json,
+    ModelArguments,
     OptionalData,
     Out,
     OutFolder,
     Population,
     Quiet,
+    Rebuild,
     Root,
     SearchImages,
     Seed,
     Settings,
     Size,
+    builder,
     details,
     given,
     load_model,
@@ -54,6 +57,8 @@ def sensitivity(
     size: Size = None,
     channels: Channels = None,
     root: Root = None,
+    rebuild: Rebuild = None,
+    model_arguments: ModelArguments = None,
     seed: Seed = 0,
     settings: Settings = None,
     force: Force = False,
@@ -66,7 +71,7 @@ def sensitivity(
     from cnnsplitter.results import write_json
 
     terminal = Terminal(json, quiet)
-    model = load_model(Classifier, strong)
+    model = load_model(Classifier, strong, builder(context))
     with terminal:
         images = open_fitting_data(context, terminal, {strong: model})
         curves = _measure(model, images, search_images, seed, terminal)
@@ -115,6 +120,8 @@ def split(
     size: Size = None,
     channels: Channels = None,
     root: Root = None,
+    rebuild: Rebuild = None,
+    model_arguments: ModelArguments = None,
     seed: Seed = 0,
     settings: Settings = None,
     force: Force = False,
@@ -131,7 +138,7 @@ def split(
 
     search = _search(context)
     terminal = Terminal(json, quiet)
-    model = load_model(Classifier, strong)
+    model = load_model(Classifier, strong, builder(context))
     measured = None if curves is None else _read_curves(curves, model)
     checkpoint = out / "search.checkpoint"
     _require_free_modules(model, out, force or checkpoint.exists())
@@ -227,6 +234,8 @@ def compose(
     size: Size = None,
     channels: Channels = None,
     root: Root = None,
+    rebuild: Rebuild = None,
+    model_arguments: ModelArguments = None,
     seed: Seed = 0,
     settings: Settings = None,
     force: Force = False,
@@ -243,7 +252,8 @@ def compose(
     from cnnsplitter.storage import save
 
     terminal = Terminal(json, quiet)
-    composed = put_together(load_model(ClassModule, path) for path in _spread(modules))
+    build = builder(context)
+    composed = put_together(load_model(ClassModule, path, build) for path in _spread(modules))
     result: dict[str, Any] = {"file": str(out), "classes": composed.classes}
     kept = details(seed=seed, data=data, calibration=calibration)
     if data:
