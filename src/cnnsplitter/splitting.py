@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from cnnsplitter.scoring import CutScorer
 from cnnsplitter.search import GeneticSearch, Search, SearchProblem, SearchResult
 from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
 from cnnsplitter.surgery import extract
+
+Unknown = Literal["error", "freeze"]
 
 IMPORTANCE_IMAGES = 5000
 """At most so many training images measure importance: more do not change the ranking much."""
@@ -90,10 +93,10 @@ def as_classifier(model: nn.Module, data: Splits) -> Classifier:
     return Classifier(model, data.classes, data.input_shape)
 
 
-def trace(strong: Classifier) -> ChannelMap:
+def trace(strong: Classifier, *, unknown: Unknown = "error") -> ChannelMap:
     """Return the channel map of a strong model's network, after checking that it can be used."""
     strong.check()
-    return ChannelMap.trace(strong.net, strong.example())
+    return ChannelMap.trace(strong.net, strong.example(), unknown=unknown)
 
 
 def split(
@@ -105,6 +108,7 @@ def split(
     importance: Importance | None = None,
     sensitivity: Sensitivity | None = None,
     search_images: int | None = None,
+    unknown: Unknown = "error",
     checkpoint: Path | None = None,
     progress: Progress = silent,
 ) -> Split:
@@ -118,6 +122,7 @@ def split(
         importance: Measured already; by default measured here.
         sensitivity: Measured already; by default measured here if the search needs it.
         search_images: At most so many images of ``data.search`` score selections.
+        unknown: What an operator that cannot be followed does; see ``ChannelMap.trace``.
         checkpoint: File to resume from and to write after every generation.
         progress: Called after every step.
 
@@ -131,7 +136,7 @@ def split(
     search = search or GeneticSearch()
     images = limited(data.search, search_images, seed)
     _require_usable(classifier, data, images)
-    channels = trace(classifier)
+    channels = trace(classifier, unknown=unknown)
     if importance is not None and importance.fingerprint != channels.fingerprint:
         raise SettingsError("the importance was measured on another network; measure it on this")
     if importance is None:

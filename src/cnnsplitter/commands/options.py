@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from cnnsplitter.data import Splits
     from cnnsplitter.packing import Model
+    from cnnsplitter.splitting import Unknown
     from cnnsplitter.unpacking import Builder
 
 M = TypeVar("M", bound="nn.Module")
@@ -66,6 +67,12 @@ Rebuild = Annotated[
         "--model",
         help="package.module:factory that builds again the networks of saved files that are of no "
         "library; it is imported, from this folder too, and run.",
+    ),
+]
+FreezeUnknown = Annotated[
+    bool,
+    typer.Option(
+        "--freeze-unknown", help="Keep all channels that reach an operator that is not known."
     ),
 ]
 
@@ -164,6 +171,11 @@ def builder(context: typer.Context) -> "Builder | None":
             "networks by name are built again without it"
         )
     return lambda _: build_with_factory(reference, arguments)
+
+
+def unknown_operators(freeze: bool) -> "Unknown":
+    """Return what ``--freeze-unknown`` means to a trace."""
+    return "freeze" if freeze else "error"
 
 
 def open_data(context: typer.Context, terminal: Terminal) -> "Splits":

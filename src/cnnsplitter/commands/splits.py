@@ -10,6 +10,7 @@ from cnnsplitter.commands.options import (
     Channels,
     Data,
     Force,
+    FreezeUnknown,
     Generations,
     Json,
     ModelArguments,
@@ -32,6 +33,7 @@ from cnnsplitter.commands.options import (
     require_free,
     require_test_images,
     settings_table,
+    unknown_operators,
 )
 from cnnsplitter.commands.tables import show_evaluation, show_sensitivity, show_split
 from cnnsplitter.errors import SettingsError, StorageError
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from cnnsplitter.data import ImageSet, Splits
     from cnnsplitter.search import GeneticSearch
     from cnnsplitter.sensitivity import Sensitivity
-    from cnnsplitter.splitting import Split
+    from cnnsplitter.splitting import Split, Unknown
 
 Strong = Annotated[Path, typer.Argument(help="The strong model, saved by this package.")]
 
@@ -54,6 +56,7 @@ def sensitivity(
     data: Data,
     out: Out,
     search_images: SearchImages = 200,
+    freeze_unknown: FreezeUnknown = False,
     size: Size = None,
     channels: Channels = None,
     root: Root = None,
@@ -74,7 +77,9 @@ def sensitivity(
     model = load_model(Classifier, strong, builder(context))
     with terminal:
         images = open_fitting_data(context, terminal, {strong: model})
-        curves = _measure(model, images, search_images, seed, terminal)
+        curves = _measure(
+            model, images, search_images, unknown_operators(freeze_unknown), seed, terminal
+        )
     write_json(out, curves.to_json())
     show_sensitivity(curves, terminal)
     terminal.line(f"Written to {out}")
@@ -82,7 +87,12 @@ def sensitivity(
 
 
 def _measure(
-    strong: "Classifier", images: "Splits", most: int | None, seed: int, terminal: Terminal
+    strong: "Classifier",
+    images: "Splits",
+    most: int | None,
+    unknown: "Unknown",
+    seed: int,
+    terminal: Terminal,
 ) -> "Sensitivity":
     from cnnsplitter.importance import measure_importance
     from cnnsplitter.scoring import CutScorer
@@ -90,7 +100,7 @@ def _measure(
     from cnnsplitter.splitting import IMPORTANCE_IMAGES, limited, trace
 
     strong.require_classes(images.classes)
-    channels = trace(strong)
+    channels = trace(strong, unknown=unknown)
     scale = limited(images.search, most, seed)
     train = limited(images.train, IMPORTANCE_IMAGES, seed)
     return measure_sensitivity(
@@ -117,6 +127,7 @@ def split(
         Path | None, typer.Option("--sensitivity", help="Curves measured by `sensitivity`.")
     ] = None,
     search_images: SearchImages = None,
+    freeze_unknown: FreezeUnknown = False,
     size: Size = None,
     channels: Channels = None,
     root: Root = None,
@@ -139,7 +150,8 @@ def split(
     search = _search(context)
     terminal = Terminal(json, quiet)
     model = load_model(Classifier, strong, builder(context))
-    measured = None if curves is None else _read_curves(curves, model)
+    unknown = unknown_operators(freeze_unknown)
+    measured = None if curves is None else _read_curves(curves, model, unknown)
     checkpoint = out / "search.checkpoint"
     _require_free_modules(model, out, force or checkpoint.exists())
     with terminal:
@@ -152,6 +164,7 @@ def split(
             seed=seed,
             sensitivity=measured,
             search_images=search_images,
+            unknown=unknown,
             checkpoint=checkpoint,
             progress=terminal.progress,
         )
@@ -180,7 +193,7 @@ def _require_free_modules(strong: "Classifier", out: Path, force: bool) -> None:
         require_free(out / f"{file_name(name)}.safetensors", force)
 
 
-def _read_curves(path: Path, strong: "Classifier") -> "Sensitivity":
+def _read_curves(path: Path, strong: "Classifier", unknown: "Unknown") -> "Sensitivity":
     """Read curves that must be those of ``strong``."""
     from cnnsplitter.results import read_json
     from cnnsplitter.sensitivity import Sensitivity
@@ -191,7 +204,7 @@ def _read_curves(path: Path, strong: "Classifier") -> "Sensitivity":
         curves = Sensitivity.from_json(value)
     except StorageError as error:
         raise StorageError(f"{path}: {error}") from error
-    layers = {group.name for group in trace(strong).groups}
+    layers = {group.name for group in trace(strong, unknown=unknown).groups}
     for name in sorted(layers.symmetric_difference(curves.groups)):
         raise StorageError(f"{path}: belongs to another network (layer {name!r}); measure it anew")
     return curves
