@@ -29,11 +29,11 @@ TYPICAL_SHARE = 0.6
 SEARCH_IMAGES = 1000
 """The estimate's search images where no data says how many there are."""
 
-_SECONDS_PER_TIMING = 0.5
+_SECONDS_PER_TIMING = 1.0
 _TIMINGS = 3
 _FEWEST_TIMED = 8
 _MOST_TIMED = 256
-_MOST_RANKED = 500
+_MOST_RANKED = 200
 
 
 @dataclass(frozen=True)
