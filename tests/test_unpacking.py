@@ -82,7 +82,7 @@ CASES = {
     "text for a number": (put(["3", 16, 16], "module", "input_shape"), "input_shape.0"),
     "flag for a number": (
         put(True, "module", "architecture", "arguments", "classes"),
-        "arguments.classes",
+        "classes is True, but must be int",
     ),
     "no images": (put([3, 0, 16], "module", "input_shape"), "input_shape.1"),
     "huge images": (put([3, 10**12, 16], "module", "input_shape"), "input_shape.1"),

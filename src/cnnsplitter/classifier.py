@@ -14,10 +14,18 @@ from cnnsplitter.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class Architecture:
-    """How to build a network of this package again: its name and its arguments (JSON values)."""
+    """How to build a network again: its name or reference and its arguments (JSON values).
+
+    Attributes:
+        name: A network of this package, ``torchvision:NAME``, ``timm:NAME``, or for information
+            the ``package.module:factory`` that built it.
+        arguments: Of its builder.
+        baked: Whether derived weights were baked to plain ones after building (``bake``).
+    """
 
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    baked: bool = False
 
 
 def logits_of(output: Any) -> Tensor:

@@ -7,7 +7,16 @@ import typer
 from typer.core import TyperGroup
 
 from cnnsplitter import __version__
-from cnnsplitter.commands import evaluations, exports, hub, models, patches, runs, splits
+from cnnsplitter.commands import (
+    doctor,
+    evaluations,
+    exports,
+    hub,
+    models,
+    patches,
+    runs,
+    splits,
+)
 from cnnsplitter.errors import CnnSplitterError
 
 # The base of all errors in how a command is called; typer exports no name for it.
@@ -47,7 +56,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (runs, models, evaluations, splits, patches, exports, hub):
+for module in (runs, models, doctor, evaluations, splits, patches, exports, hub):
     module.register(app)
 
 

@@ -12,10 +12,11 @@ class _Part(BaseModel):
 
 
 class ArchitecturePart(_Part):
-    """How to build a network of this package again."""
+    """How to build a network again; a factory's name is kept for information and never called."""
 
     name: str
-    arguments: dict[str, int | float]
+    arguments: dict[str, bool | int | float | str | None]
+    baked: bool = False
 
 
 class NetPart(_Part):

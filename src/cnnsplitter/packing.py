@@ -101,7 +101,9 @@ def selection_name(number: int) -> str:
 
 def _net_fields(model: Classifier | ClassModule) -> dict[str, Any]:
     architecture = model.architecture and ArchitecturePart(
-        name=model.architecture.name, arguments=dict(model.architecture.arguments)
+        name=model.architecture.name,
+        arguments=dict(model.architecture.arguments),
+        baked=model.architecture.baked,
     )
     return {
         "classes": model.classes,

@@ -17,7 +17,7 @@ from cnnsplitter.errors import require_known
 from cnnsplitter.evaluation import compare, evaluate
 from cnnsplitter.importance import Importance, measure_importance
 from cnnsplitter.inference import best_device
-from cnnsplitter.models import build_model
+from cnnsplitter.models import build_model, build_with_factory
 from cnnsplitter.packing import Model
 from cnnsplitter.patching import PatchedModel, patch
 from cnnsplitter.progress import Progress, silent
@@ -45,6 +45,7 @@ from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
 from cnnsplitter.splitting import IMPORTANCE_IMAGES, Split, limited, split, trace
 from cnnsplitter.storage import load_as, save
 from cnnsplitter.training import train
+from cnnsplitter.unpacking import Builder
 
 
 @dataclass(frozen=True)
@@ -282,6 +283,7 @@ class Run:
             data.input_shape,
             width=settings.width,
             dropout=settings.dropout,
+            arguments=settings.arguments,
             seed=self.recipe.seed,
         )
         start = Classifier(
@@ -308,12 +310,17 @@ class Run:
             training = settings.training.model_dump()
             self._save(trained.classifier, name, training=training, metrics=metrics)
         checkpoint.unlink(missing_ok=True)
-        return load_as(Classifier, path).to(best_device())
+        return load_as(Classifier, path, build=_builder(settings)).to(best_device())
 
     def _save(self, model: Model, name: str, **details: Any) -> None:
         path = self.folder / f"{name}.safetensors"
         kept = {"versions": versions(), "seed": self.recipe.seed, **details}
         save(model, path, details=kept, overwrite=True)
+
+
+def _builder(settings: ModelSettings) -> Builder:
+    """Return what builds a recipe's network again, as the recipe and not a file says."""
+    return lambda _: build_with_factory(settings.model, settings.arguments)
 
 
 def _with_scarce_class(data: Splits, target: str, most: int, seed: int) -> Splits:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ from cnnsplitter.scoring import CutScorer
 from cnnsplitter.search import GeneticSearch, Scorer, Search, SearchProblem, SearchResult
 from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
 from cnnsplitter.surgery import extract
+
+Unknown = Literal["error", "freeze"]
 
 IMPORTANCE_IMAGES = 5000
 """At most so many training images measure importance: more do not change the ranking much."""
@@ -92,10 +95,10 @@ def as_classifier(model: nn.Module, data: Splits) -> Classifier:
     return Classifier(model, data.classes, data.input_shape)
 
 
-def trace(strong: Classifier) -> ChannelMap:
+def trace(strong: Classifier, *, unknown: Unknown = "error") -> ChannelMap:
     """Return the channel map of a strong model's network, after checking that it can be used."""
     strong.check()
-    return ChannelMap.trace(strong.net, strong.example())
+    return ChannelMap.trace(strong.net, strong.example(), unknown=unknown)
 
 
 def split(
@@ -108,6 +111,7 @@ def split(
     sensitivity: Sensitivity | None = None,
     search_images: int | None = None,
     start: SearchResult | None = None,
+    unknown: Unknown = "error",
     checkpoint: Path | None = None,
     engine: Engine | None = None,
     progress: Progress = silent,
@@ -123,6 +127,7 @@ def split(
         sensitivity: Measured already; by default measured here if the search needs it.
         search_images: At most so many images of ``data.search`` score selections.
         start: What another search of this network found, for a genetic search to begin near.
+        unknown: What an operator that cannot be followed does; see ``ChannelMap.trace``.
         checkpoint: File to resume from and to write after every generation.
         engine: Where selections are scored; by default in this process.
         progress: Called after every step.
@@ -138,7 +143,7 @@ def split(
     search = search or GeneticSearch()
     images = limited(data.search, search_images, seed)
     require_usable(classifier, data, images)
-    channels = trace(classifier)
+    channels = trace(classifier, unknown=unknown)
     require_layers(search, sensitivity, channels)
     if importance is not None and importance.fingerprint != channels.fingerprint:
         raise SettingsError("the importance was measured on another network; measure it on this")

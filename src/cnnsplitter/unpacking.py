@@ -23,7 +23,7 @@ from cnnsplitter.manifest import (
     SelectionPart,
     SubtaskFile,
 )
-from cnnsplitter.models import build_from
+from cnnsplitter.models import as_options, build_from, is_factory
 from cnnsplitter.packing import Model, Tensors, module_prefix, selection_name
 from cnnsplitter.patching import Patch, PatchedModel
 from cnnsplitter.preprocessing import Preprocessing
@@ -83,12 +83,19 @@ class _Parts:
     ) -> Classifier:
         """Return the network whose tensors begin with ``prefix``, after a trial run."""
         known = part.architecture
-        architecture = None if known is None else Architecture(known.name, known.arguments)
+        architecture = (
+            None if known is None else Architecture(known.name, known.arguments, known.baked)
+        )
         net = self._full_net(name, architecture)
         start = f"{prefix}."
-        _adopt_tensors(
-            net, {k.removeprefix(start): t for k, t in self.tensors.items() if k.startswith(start)}
-        )
+        own = {k.removeprefix(start): t for k, t in self.tensors.items() if k.startswith(start)}
+        try:
+            _adopt_tensors(net, own)
+        except StorageError as error:
+            if architecture is None or not is_factory(architecture.name):
+                raise
+            made = as_options(architecture.name, architecture.arguments)
+            raise StorageError(f"{error}; the network was built by {made}") from error
         _require_sizes(net, sized)
         adopt_sizes(net, sized)
         preprocessing = Preprocessing(part.mean, part.std)
@@ -117,13 +124,30 @@ class _Parts:
         return Selection(keep.clone(), part.fingerprint)
 
     def _full_net(self, name: str, architecture: Architecture | None) -> nn.Module:
-        if architecture is not None:
-            return build_from(architecture)
-        if self.build is None:
-            raise StorageError(
-                f"the network of {name!r} is not one of cnnsplitter's; pass build= to construct it"
-            )
-        return self.build(name)
+        """Build the uncut network; only a builder that the caller gives is ever called for it."""
+        if architecture is not None and not is_factory(architecture.name):
+            net = build_from(architecture)
+        elif self.build is not None:
+            net = self.build(name)
+        else:
+            raise StorageError(_missing_builder(name, architecture))
+        if architecture is None or not architecture.baked:
+            return net
+        from cnnsplitter.baking import bake
+
+        return bake(net)
+
+
+def _missing_builder(name: str, architecture: Architecture | None) -> str:
+    if architecture is None:
+        how, options = "is not one of cnnsplitter's", "--model package.module:factory"
+    else:
+        how = "was built by a factory, and no code that a file names is run"
+        options = as_options(architecture.name, architecture.arguments)
+    return (
+        f"the network of {name!r} {how}; if you trust it, name its builder: {options} "
+        "(in Python, pass build=)"
+    )
 
 
 def _adopt_tensors(net: nn.Module, tensors: Tensors) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -14,17 +15,56 @@ from torch import Tensor, nn
 from cnnsplitter.errors import ModelError, StorageError
 
 _PICKLED = (".pt", ".pth", ".th")
-_NESTED = ("state_dict", "model")
-_PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
+_NESTED = ("state_dict", "model_state_dict", "model", "net")
 _NAMED_AT_MOST = 3
+_LISTED_AT_MOST = 100
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Where weights and a network differ, by the network's names.
+
+    Attributes:
+        missing: Of the network but not among the weights; batch counters aside.
+        unexpected: Among the weights only.
+        other_shape: What has another shape, and which.
+    """
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    other_shape: tuple[str, ...]
+
+    def lines(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Return a title and the keys of each kind of which there are some."""
+        kinds = (
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+            ("other shape:", self.other_shape),
+        )
+        return [(title, keys) for title, keys in kinds if keys]
+
+
+def find_misfit(net: nn.Module, tensors: Mapping[str, Tensor]) -> Misfit:
+    """Compare the names and shapes of weights with those of ``net``."""
+    own = net.state_dict()
+    return Misfit(
+        tuple(k for k in own if k not in tensors and not k.endswith(".num_batches_tracked")),
+        tuple(k for k in tensors if k not in own),
+        tuple(
+            f"{k} is {list(tensors[k].shape)} but must be {list(own[k].shape)}"
+            for k in own
+            if k in tensors and tensors[k].shape != own[k].shape
+        ),
+    )
 
 
 def load_weights(net: nn.Module, path: str | Path) -> nn.Module:
     """Return a copy of ``net`` with the weights of a file; ``net`` stays as it is.
 
-    Dictionaries nested under ``state_dict`` or ``model`` and the prefixes that training wrappers
-    leave (``module.``, ``model.``, ``net.``, ``_orig_mod.``) are seen through, and float types are
-    converted to those of ``net``. The batch counters of norms may be missing.
+    Dictionaries nested under ``state_dict``, ``model_state_dict``, ``model`` or ``net`` and the
+    prefixes that all names share, as training wrappers leave them (``module.``, ``_orig_mod.``),
+    are seen through, and float types are converted to those of ``net``. The batch counters of norms
+    may be missing.
 
     Args:
         net: A network of the architecture that the weights belong to.
@@ -32,11 +72,14 @@ def load_weights(net: nn.Module, path: str | Path) -> nn.Module:
 
     Raises:
         StorageError: The file is missing, broken, of another kind or holds more than tensors.
-        ModelError: The weights do not fit ``net`` or are not finite; names the keys.
+        ModelError: The weights do not fit ``net`` or are not finite; names the first keys; the
+            error's notes name the others.
     """
     path = Path(path)
     tensors = _without_prefixes(_read(path), net.state_dict().keys())
-    _require_fit(path, net, tensors)
+    misfit = find_misfit(net, tensors)
+    if misfit.lines():
+        raise _misfit_error(f"{path}: the weights do not fit {type(net).__name__}", misfit)
     loaded = copy.deepcopy(net)
     loaded.load_state_dict(tensors, strict=False)
     for name, tensor in loaded.state_dict().items():
@@ -88,37 +131,27 @@ def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
 def _without_prefixes(tensors: dict[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
     """Strip shared prefixes one after the other and return the stage that matches best."""
     stages = [tensors]
-    while shared := [p for p in _PREFIXES if all(name.startswith(p) for name in stages[-1])]:
-        stages.append({k.removeprefix(shared[0]): v for k, v in stages[-1].items()})
+    while shared := _shared_prefix(stages[-1]):
+        stages.append({k.removeprefix(shared): v for k, v in stages[-1].items()})
     wanted = set(wanted)
     return max(stages, key=lambda stage: len(wanted & stage.keys()))
 
 
-def _require_fit(path: Path, net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    own = net.state_dict()
-    missing = [k for k in own if k not in tensors and not k.endswith(".num_batches_tracked")]
-    unexpected = [k for k in tensors if k not in own]
-    both = [k for k in own if k in tensors]
-    other_shape = [
-        f"{k} is {list(tensors[k].shape)} but must be {list(own[k].shape)}"
-        for k in both
-        if tensors[k].shape != own[k].shape
-    ]
-    problems = [
-        f"{what} {_first(names)}"
-        for what, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("other shape:", other_shape),
-        )
-        if names
-    ]
-    if problems:
-        raise ModelError(
-            f"{path}: the weights do not fit {type(net).__name__}: {'; '.join(problems)}"
-        )
+def _shared_prefix(names: Iterable[str]) -> str:
+    """Return the first part of dotted names, with its dot, if all share it; else ""."""
+    first = {name.partition(".")[0] if "." in name else "" for name in names}
+    return f"{first.pop()}." if len(first) == 1 and "" not in first else ""
 
 
-def _first(names: list[str]) -> str:
-    more = len(names) - _NAMED_AT_MOST
-    return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+def _misfit_error(what: str, misfit: Misfit) -> ModelError:
+    error = ModelError(f"{what}: {'; '.join(_first(*part) for part in misfit.lines())}")
+    for title, keys in misfit.lines():
+        for key in keys[_NAMED_AT_MOST:_LISTED_AT_MOST]:
+            error.add_note(f"{title} {key}")
+    return error
+
+
+def _first(title: str, keys: tuple[str, ...]) -> str:
+    more = len(keys) - _NAMED_AT_MOST
+    rest = f" and {more} more" if more > 0 else ""
+    return f"{title} {', '.join(keys[:_NAMED_AT_MOST])}{rest}"

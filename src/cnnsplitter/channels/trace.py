@@ -87,11 +87,11 @@ class _Walk:
     def _unknown(self, call: Call) -> Any:
         name = f"operator {call.node.target}"
         if self.freeze_unknown:
-            return call.freeze_inputs(f"{name} is unknown")
+            return call.freeze_inputs(f"{name} ({self.graph.source_line(call.node)}) is unknown")
         place = f"module {call.module!r}" if call.module else "the network's own forward"
         raise UnsupportedModelError(
             f"{name} in {place} ({self.graph.source_line(call.node)}) is unknown; "
-            'pass unknown="freeze" to keep the channels that reach it'
+            "freeze the channels that reach it by --freeze-unknown or unknown='freeze'"
         )
 
     def _arguments(self, node: fx.Node) -> dict[str, Any]:

@@ -11,11 +11,14 @@ from cnnsplitter.commands.options import (
     Data,
     Json,
     Latency,
+    ModelArguments,
     Quiet,
+    Rebuild,
     Root,
     Seed,
     Settings,
     Size,
+    builder,
     load_model,
     open_fitting_data,
 )
@@ -36,11 +39,12 @@ if TYPE_CHECKING:
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.evaluation import Comparison
     from cnnsplitter.patching import PatchedModel
+    from cnnsplitter.unpacking import Builder
 
 
 def evaluate(
     context: typer.Context,
-    model: Annotated[Path, typer.Argument(help="A model saved by this package.")],
+    file: Annotated[Path, typer.Argument(help="A model saved by this package.")],
     data: Data,
     before: Annotated[
         Path | None, typer.Option("--before", help="A model to compare with, such as the weak one.")
@@ -49,6 +53,8 @@ def evaluate(
     size: Size = None,
     channels: Channels = None,
     root: Root = None,
+    rebuild: Rebuild = None,
+    model_arguments: ModelArguments = None,
     seed: Seed = 0,
     settings: Settings = None,
     json: Json = False,
@@ -59,8 +65,9 @@ def evaluate(
     from cnnsplitter.evaluation import evaluate as measure
 
     terminal = Terminal(json, quiet)
-    files = {"model": model} if before is None else {"before": before, "after": model}
-    models = {name: _load_whole(path) for name, path in files.items()}
+    files = {"model": file} if before is None else {"before": before, "after": file}
+    build = builder(context)
+    models = {name: _load_whole(path, build) for name, path in files.items()}
     comparison = None
     with terminal:
         images = open_fitting_data(
@@ -82,7 +89,7 @@ def evaluate(
     terminal.result(result | {"cost": {name: vars(cost) for name, cost in costs.items()}})
 
 
-def _load_whole(path: Path) -> "Classifier | ComposedModel | PatchedModel":
+def _load_whole(path: Path, build: "Builder | None") -> "Classifier | ComposedModel | PatchedModel":
     """Load a model that scores all its classes."""
     from torch import nn
 
@@ -90,7 +97,7 @@ def _load_whole(path: Path) -> "Classifier | ComposedModel | PatchedModel":
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.patching import PatchedModel
 
-    model = load_model(nn.Module, path)
+    model = load_model(nn.Module, path, build)
     if not isinstance(model, Classifier | ComposedModel | PatchedModel):
         raise SettingsError(f"{path}: a class module scores one class; compose or patch first")
     return model
@@ -104,7 +111,10 @@ def show_comparison(comparison: "Comparison", terminal: Terminal) -> None:
 
 
 def inspect(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(help="A model saved or exported by this package.")],
+    rebuild: Rebuild = None,
+    model_arguments: ModelArguments = None,
     json: Json = False,
 ) -> None:
     """Show what a file holds: classes, networks, selections, calibrations, how it was made."""
@@ -115,7 +125,7 @@ def inspect(
     if is_export(file):
         show_export(file, terminal)
         return
-    model = load(file)
+    model = load(file, build=builder(context))
     manifest = describe(file)
     kind, made = manifest.pop("kind"), manifest.pop("details")
     parts = [{"part": kind} | _size(model, model.input_shape)]

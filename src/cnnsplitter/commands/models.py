@@ -1,15 +1,31 @@
 """Commands that make a single model: ``train`` and ``adopt``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cnnsplitter.commands.networks import (
+    Bake,
+    ClassNames,
+    InputShape,
+    Numbers,
+    Reference,
+    baked,
+    described_input,
+    new_classifier,
+    new_preprocessing,
+    parse_classes,
+    parsed_arguments,
+)
 from cnnsplitter.commands.options import (
     Channels,
     Data,
     Force,
     Json,
+    ModelArguments,
+    OptionalData,
     Out,
     Quiet,
     Root,
@@ -30,24 +46,21 @@ from cnnsplitter.terminal import Terminal
 if TYPE_CHECKING:
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.data import Splits
-    from cnnsplitter.preprocessing import Preprocessing
+    from cnnsplitter.models import Scalar
     from cnnsplitter.training import Training
 
 KINDS = ("strong", "weak", "overfit", "underfit")
-Model = Annotated[str, typer.Argument(help="Name of a network, such as simcnn or resnet20.")]
 Width = Annotated[float, typer.Option("--width", help="Factor on the kernels of every layer.")]
-Numbers = Annotated[
-    str | None, typer.Option(help="Of the preprocessing: a number, or one per channel with commas.")
-]
 
 
 def train(
     context: typer.Context,
-    model: Model,
+    model: Reference,
     data: Data,
     out: Out,
     kind: Annotated[str, typer.Option(help=f"Recipe: {', '.join(KINDS)}.")] = "strong",
     width: Width = 1.0,
+    model_arguments: ModelArguments = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=2, help="Images per step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The schedule's highest.")] = None,
@@ -76,6 +89,7 @@ def train(
     training = _training(
         kind, settings_table(context, "training"), changes, f"{settings}: training"
     )
+    arguments = parsed_arguments(model_arguments)
     from cnnsplitter.inference import best_device
     from cnnsplitter.training import train as fit
 
@@ -84,9 +98,7 @@ def train(
     with terminal:
         images = open_data(context, terminal)
         require_test_images(images)
-        preprocessing = _preprocessing(mean, std, *images.train.channel_statistics(seed=seed))
-        dropout = 0.0 if kind in ("overfit", "underfit") else None
-        start = _network(model, images, preprocessing, width=width, dropout=dropout, seed=seed)
+        start = _untrained(context, images, arguments)
         trained = fit(
             start.to(best_device()),
             images.train,
@@ -101,15 +113,43 @@ def train(
     checkpoint.unlink(missing_ok=True)
 
 
+def _untrained(
+    context: typer.Context, images: "Splits", arguments: "Mapping[str, Scalar]"
+) -> "Classifier":
+    """Build the network that ``train`` trains."""
+    options = context.params
+    seed, model = options["seed"], options["model"]
+    statistics = images.train.channel_statistics(seed=seed)
+    # The variants drop nothing; networks that are not ours have no such setting in common.
+    still = options["kind"] in ("overfit", "underfit") and ":" not in model
+    return new_classifier(
+        model,
+        images.classes,
+        images.input_shape,
+        new_preprocessing(options["mean"], options["std"], *statistics),
+        width=options["width"],
+        dropout=0.0 if still else None,
+        arguments=arguments,
+        seed=seed,
+    )
+
+
 def adopt(
     context: typer.Context,
-    model: Model,
-    weights: Annotated[Path, typer.Argument(help="Weights: .safetensors, .pt, .pth or .th.")],
-    data: Data,
+    model: Reference,
     out: Out,
+    weights: Annotated[
+        Path | None,
+        typer.Argument(help="Weights: .safetensors, .pt, .pth or .th; not if a factory has them."),
+    ] = None,
+    data: OptionalData = None,
+    classes: ClassNames = None,
+    input_shape: InputShape = None,
     mean: Numbers = None,
     std: Numbers = None,
+    bake: Bake = False,
     width: Width = 1.0,
+    model_arguments: ModelArguments = None,
     size: Size = None,
     channels: Channels = None,
     root: Root = None,
@@ -119,18 +159,47 @@ def adopt(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Wrap weights trained elsewhere, with their preprocessing, in a file of this package."""
+    """Wrap weights trained elsewhere, with their preprocessing, in a file of this package.
+
+    Class names and image size come from --data, or from --classes and --input-shape.
+    """
     require_free(out, force)
+    from cnnsplitter.models import is_factory
     from cnnsplitter.weights import load_weights
 
+    if weights is None and not is_factory(model):
+        raise SettingsError(f"model {model!r} has no weights of its own; name a file of weights")
+    arguments = parsed_arguments(model_arguments)
     terminal = Terminal(json, quiet)
     with terminal:
-        images = open_data(context, terminal)
-        require_test_images(images)
-        preprocessing = _preprocessing(mean, std, (0.0,), (1.0,))
-        classifier = _network(model, images, preprocessing, width=width, seed=seed)
-        classifier.net = load_weights(classifier.net, weights)
-    _finish(classifier.eval(), images, out, terminal, force, data=data, weights=weights.name)
+        images = _adopted_images(context, classes, terminal)
+        names, shape = described_input(images, classes, input_shape)
+        classifier = new_classifier(
+            model,
+            names,
+            shape,
+            new_preprocessing(mean, std),
+            width=width,
+            arguments=arguments,
+            seed=seed,
+        )
+        if weights is not None:
+            classifier.net = load_weights(classifier.net, weights)
+        if bake:
+            classifier = baked(classifier)
+    made = given(data=data, weights=weights and weights.name)
+    _finish(classifier.eval(), images, out, terminal, force, **made)
+
+
+def _adopted_images(
+    context: typer.Context, classes: str | None, terminal: Terminal
+) -> "Splits | None":
+    """Open the data if there is some, its labels in the order of ``--classes``."""
+    if context.params["data"] is None:
+        return None
+    images = open_data(context, terminal)
+    require_test_images(images)
+    return images if classes is None else images.relabel(parse_classes(classes))
 
 
 def _training(kind: str, table: dict[str, Any], changes: dict[str, Any], where: str) -> "Training":
@@ -145,68 +214,27 @@ def _training(kind: str, table: dict[str, Any], changes: dict[str, Any], where: 
     return parse_settings(Training, base.model_dump() | wanted, "training")
 
 
-def _network(
-    name: str,
-    images: "Splits",
-    preprocessing: "Preprocessing",
-    *,
-    width: float,
-    seed: int,
-    dropout: float | None = None,
-) -> "Classifier":
-    """Build a network for the classes and shape of ``images``."""
-    from cnnsplitter.classifier import Classifier
-    from cnnsplitter.models import build_model
-
-    shape = images.input_shape
-    net, architecture = build_model(
-        name, len(images.classes), shape, width=width, dropout=dropout, seed=seed
-    )
-    classifier = Classifier(net, images.classes, shape, preprocessing, architecture)
-    classifier.check()
-    return classifier
-
-
-def _preprocessing(
-    mean: str | None,
-    std: str | None,
-    default_mean: tuple[float, ...],
-    default_std: tuple[float, ...],
-) -> "Preprocessing":
-    from cnnsplitter.preprocessing import Preprocessing
-
-    return Preprocessing(
-        _numbers("--mean", mean, default_mean), _numbers("--std", std, default_std)
-    )
-
-
-def _numbers(flag: str, text: str | None, default: tuple[float, ...]) -> tuple[float, ...]:
-    if text is None:
-        return default
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise SettingsError(f"{flag} {text!r} must be numbers separated by commas") from error
-
-
 def _finish(
     classifier: "Classifier",
-    images: "Splits",
+    images: "Splits | None",
     out: Path,
     terminal: Terminal,
     force: bool,
     **made: Any,
 ) -> None:
-    """Evaluate, save and show a new model."""
+    """Save a new model; evaluate and show it if there are images."""
     from cnnsplitter.evaluation import evaluate
     from cnnsplitter.storage import save
 
-    evaluation = evaluate(classifier, images.test)
-    kept = details(**made, metrics={"test_accuracy": evaluation.accuracy})
-    save(classifier, out, details=kept, overwrite=force)
-    show_evaluation(evaluation, terminal)
+    result: dict[str, Any] = {"file": str(out)}
+    if images is not None:
+        evaluation = evaluate(classifier, images.test)
+        made["metrics"] = {"test_accuracy": evaluation.accuracy}
+        result["test"] = evaluation.to_json()
+        show_evaluation(evaluation, terminal)
+    save(classifier, out, details=details(**made), overwrite=force)
     terminal.line(f"Written to {out}")
-    terminal.result({"file": str(out), "test": evaluation.to_json()})
+    terminal.result(result)
 
 
 def register(app: typer.Typer) -> None:

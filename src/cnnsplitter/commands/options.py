@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from cnnsplitter.events import Gate
     from cnnsplitter.packing import Model
     from cnnsplitter.progress import Progress
+    from cnnsplitter.splitting import Unknown
+    from cnnsplitter.unpacking import Builder
 
 M = TypeVar("M", bound="nn.Module")
 _TABLES = {"train": ("training",), "split": ("genetic", "importance", "random")}
@@ -69,6 +71,24 @@ RayAddress = Annotated[
 ]
 ToTensorBoard = Annotated[
     bool, typer.Option("--tensorboard", help="Write the figures of every step for TensorBoard.")
+]
+ModelArguments = Annotated[
+    list[str] | None,
+    typer.Option("--model-arg", help="NAME=VALUE: argument of the network's builder; repeatable."),
+]
+Rebuild = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="package.module:factory that builds again the networks of saved files that are of no "
+        "library; it is imported, from this folder too, and run.",
+    ),
+]
+FreezeUnknown = Annotated[
+    bool,
+    typer.Option(
+        "--freeze-unknown", help="Keep all channels that reach an operator that is not known."
+    ),
 ]
 
 
@@ -143,12 +163,35 @@ Settings = Annotated[
 ]
 
 
-def load_model(kind: type[M], path: Path) -> M:
+def load_model(kind: type[M], path: Path, build: "Builder | None" = None) -> M:
     """Load a model that must be of ``kind``, to the device where it runs fastest."""
     from cnnsplitter.inference import best_device
     from cnnsplitter.storage import load_as
 
-    return load_as(kind, path).to(best_device())
+    return load_as(kind, path, build=build).to(best_device())
+
+
+def builder(context: typer.Context) -> "Builder | None":
+    """Return what ``--model`` and ``--model-arg`` build, None without them; nothing is run yet."""
+    from cnnsplitter.models import build_with_factory, is_factory, parse_arguments
+
+    options = context.params
+    reference, arguments = options["rebuild"], parse_arguments(options["model_arguments"] or ())
+    if reference is None:
+        if arguments:
+            raise SettingsError("--model-arg is for the factory of --model; give --model, too")
+        return None
+    if not is_factory(reference):
+        raise SettingsError(
+            f"--model {reference!r} must be package.module:factory; "
+            "networks by name are built again without it"
+        )
+    return lambda _: build_with_factory(reference, arguments)
+
+
+def unknown_operators(freeze: bool) -> "Unknown":
+    """Return what ``--freeze-unknown`` means to a trace."""
+    return "freeze" if freeze else "error"
 
 
 def open_data(context: typer.Context, terminal: Terminal) -> "Splits":

@@ -12,12 +12,15 @@ from cnnsplitter.commands.options import (
     Force,
     Json,
     Latency,
+    ModelArguments,
     Out,
     Quiet,
+    Rebuild,
     Root,
     Seed,
     Settings,
     Size,
+    builder,
     details,
     load_model,
     open_fitting_data,
@@ -29,6 +32,7 @@ from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
     from cnnsplitter.class_modules import ClassModule
+    from cnnsplitter.unpacking import Builder
 
 
 def patch(
@@ -50,6 +54,8 @@ def patch(
     size: Size = None,
     channels: Channels = None,
     root: Root = None,
+    rebuild: Rebuild = None,
+    model_arguments: ModelArguments = None,
     seed: Seed = 0,
     settings: Settings = None,
     force: Force = False,
@@ -64,8 +70,9 @@ def patch(
     from cnnsplitter.storage import save
 
     terminal = Terminal(json, quiet)
-    model = load_model(Classifier, weak)
-    parts = _load_modules(modules)
+    build = builder(context)
+    model = load_model(Classifier, weak, build)
+    parts = _load_modules(modules, build)
     with terminal:
         images = open_fitting_data(context, terminal, {weak: model})
         patched = attach(model, parts, images, calibration=calibration, rule=rule)
@@ -80,14 +87,14 @@ def patch(
     terminal.result({"file": str(out), "cost": cost, **comparison.to_json()})
 
 
-def _load_modules(texts: list[str]) -> dict[str, "ClassModule"]:
+def _load_modules(texts: list[str], build: "Builder | None") -> dict[str, "ClassModule"]:
     """Load class modules, by the names of the classes that they are to patch."""
     from cnnsplitter.class_modules import ClassModule
 
     modules: dict[str, ClassModule] = {}
     for text in texts:
         name, path = _named(text)
-        module = load_model(ClassModule, path)
+        module = load_model(ClassModule, path, build)
         target = name or module.source_class
         if target in modules:
             raise SettingsError(f"--with names the class {target!r} twice; keep one")

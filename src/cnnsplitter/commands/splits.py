@@ -13,14 +13,17 @@ from cnnsplitter.commands.options import (
     Data,
     EngineName,
     Force,
+    FreezeUnknown,
     Generations,
     Json,
+    ModelArguments,
     OptionalData,
     Out,
     OutFolder,
     Population,
     Quiet,
     RayAddress,
+    Rebuild,
     Root,
     SearchImages,
     Seed,
@@ -28,12 +31,14 @@ from cnnsplitter.commands.options import (
     Size,
     ToTensorBoard,
     Workers,
+    builder,
     details,
     listeners,
     load_model,
     open_fitting_data,
     require_free,
     require_test_images,
+    unknown_operators,
 )
 from cnnsplitter.commands.searches import chosen_search, described
 from cnnsplitter.commands.subtasks import split_subtask
@@ -46,7 +51,7 @@ if TYPE_CHECKING:
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.data import ImageSet, Splits
     from cnnsplitter.sensitivity import Sensitivity
-    from cnnsplitter.splitting import Split
+    from cnnsplitter.splitting import Split, Unknown
 
 SEARCHES = ("genetic", "importance", "random")
 Recalibrate = Annotated[
@@ -67,9 +72,12 @@ def sensitivity(
     data: Data,
     out: Out,
     search_images: SearchImages = 200,
+    freeze_unknown: FreezeUnknown = False,
     size: Size = None,
     channels: Channels = None,
     root: Root = None,
+    rebuild: Rebuild = None,
+    model_arguments: ModelArguments = None,
     seed: Seed = 0,
     settings: Settings = None,
     force: Force = False,
@@ -82,10 +90,12 @@ def sensitivity(
     from cnnsplitter.results import write_json
 
     terminal = Terminal(json, quiet)
-    model = load_model(Classifier, strong)
+    model = load_model(Classifier, strong, builder(context))
     with terminal:
         images = open_fitting_data(context, terminal, {strong: model})
-        curves = _measure(model, images, search_images, seed, terminal)
+        curves = _measure(
+            model, images, search_images, unknown_operators(freeze_unknown), seed, terminal
+        )
     write_json(out, curves.to_json())
     show_sensitivity(curves, terminal)
     terminal.line(f"Written to {out}")
@@ -93,7 +103,12 @@ def sensitivity(
 
 
 def _measure(
-    strong: "Classifier", images: "Splits", most: int | None, seed: int, terminal: Terminal
+    strong: "Classifier",
+    images: "Splits",
+    most: int | None,
+    unknown: "Unknown",
+    seed: int,
+    terminal: Terminal,
 ) -> "Sensitivity":
     from cnnsplitter.importance import measure_importance
     from cnnsplitter.scoring import CutScorer
@@ -101,7 +116,7 @@ def _measure(
     from cnnsplitter.splitting import IMPORTANCE_IMAGES, limited, trace
 
     strong.require_classes(images.classes)
-    channels = trace(strong)
+    channels = trace(strong, unknown=unknown)
     scale = limited(images.search, most, seed)
     train = limited(images.train, IMPORTANCE_IMAGES, seed)
     return measure_sensitivity(
@@ -141,9 +156,12 @@ def split(
     compare: Annotated[
         bool, typer.Option(help="Compare a sub-task with separate class modules.")
     ] = True,
+    freeze_unknown: FreezeUnknown = False,
     size: Size = None,
     channels: Channels = None,
     root: Root = None,
+    rebuild: Rebuild = None,
+    model_arguments: ModelArguments = None,
     seed: Seed = 0,
     settings: Settings = None,
     force: Force = False,
@@ -174,9 +192,10 @@ def _split_classes(context: typer.Context) -> None:
     runs_on = choose_engine(options["engine"], options["workers"], options["ray_address"])
     terminal = Terminal(options["json"], options["quiet"])
     progress, _ = listeners(terminal, out, options["tensorboard"])
-    model = load_model(Classifier, strong)
+    model = load_model(Classifier, strong, builder(context))
+    unknown = unknown_operators(options["freeze_unknown"])
     curves = options["curves"]
-    measured = None if curves is None else _read_curves(curves, model)
+    measured = None if curves is None else _read_curves(curves, model, unknown)
     checkpoint = out / "search.checkpoint"
     _require_free_modules(model, out, options["force"] or checkpoint.exists())
     with terminal:
@@ -189,6 +208,7 @@ def _split_classes(context: typer.Context) -> None:
             seed=seed,
             sensitivity=measured,
             search_images=options["search_images"],
+            unknown=unknown,
             checkpoint=checkpoint,
             engine=runs_on,
             progress=progress,
@@ -217,7 +237,7 @@ def _require_free_modules(strong: "Classifier", out: Path, force: bool) -> None:
         require_free(out / f"{file_name(name)}.safetensors", force)
 
 
-def _read_curves(path: Path, strong: "Classifier") -> "Sensitivity":
+def _read_curves(path: Path, strong: "Classifier", unknown: "Unknown") -> "Sensitivity":
     """Read curves that must be those of ``strong``."""
     from cnnsplitter.results import read_json
     from cnnsplitter.sensitivity import Sensitivity
@@ -228,7 +248,7 @@ def _read_curves(path: Path, strong: "Classifier") -> "Sensitivity":
         curves = Sensitivity.from_json(value)
     except StorageError as error:
         raise StorageError(f"{path}: {error}") from error
-    layers = {group.name for group in trace(strong).groups}
+    layers = {group.name for group in trace(strong, unknown=unknown).groups}
     for name in sorted(layers.symmetric_difference(curves.groups)):
         raise StorageError(f"{path}: belongs to another network (layer {name!r}); measure it anew")
     return curves
@@ -274,6 +294,8 @@ def compose(
     size: Size = None,
     channels: Channels = None,
     root: Root = None,
+    rebuild: Rebuild = None,
+    model_arguments: ModelArguments = None,
     seed: Seed = 0,
     settings: Settings = None,
     force: Force = False,
@@ -290,7 +312,8 @@ def compose(
     from cnnsplitter.storage import save
 
     terminal = Terminal(json, quiet)
-    composed = put_together(load_model(ClassModule, path) for path in _spread(modules))
+    build = builder(context)
+    composed = put_together(load_model(ClassModule, path, build) for path in _spread(modules))
     result: dict[str, Any] = {"file": str(out), "classes": composed.classes}
     kept = details(seed=seed, data=data, calibration=calibration)
     if data:

@@ -1,5 +1,31 @@
-"""The networks of the papers: layers and forward, nothing else."""
+"""The networks of the papers: layers and forward, nothing else; and how others are named."""
 
-from cnnsplitter.models.registry import MODELS, build_from, build_model, initialise
+from cnnsplitter.models.factories import build_with_factory
+from cnnsplitter.models.references import (
+    Scalar,
+    as_options,
+    is_factory,
+    parse_arguments,
+    require_scalars,
+)
+from cnnsplitter.models.registry import (
+    MODELS,
+    build_from,
+    build_model,
+    initialise,
+    require_reference,
+)
 
-__all__ = ["MODELS", "build_from", "build_model", "initialise"]
+__all__ = [
+    "MODELS",
+    "Scalar",
+    "as_options",
+    "build_from",
+    "build_model",
+    "build_with_factory",
+    "initialise",
+    "is_factory",
+    "parse_arguments",
+    "require_reference",
+    "require_scalars",
+]

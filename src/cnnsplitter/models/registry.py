@@ -11,8 +11,15 @@ from torch import nn
 
 from cnnsplitter.classifier import Architecture
 from cnnsplitter.errors import SettingsError, require_known
+from cnnsplitter.models.factories import build_with_factory
 from cnnsplitter.models.incecnn import InceCNN
-from cnnsplitter.models.libraries import build_library_model, is_library_model
+from cnnsplitter.models.libraries import build_library_model, check_library_arguments
+from cnnsplitter.models.references import (
+    Scalar,
+    is_factory,
+    is_library_model,
+    require_scalars,
+)
 from cnnsplitter.models.rescnn import ResCNN
 from cnnsplitter.models.resnet import ResNet
 from cnnsplitter.models.simcnn import SimCNN
@@ -54,32 +61,79 @@ def build_model(
     *,
     width: float = 1.0,
     dropout: float | None = None,
+    arguments: Mapping[str, Scalar] = MappingProxyType({}),
     seed: int = 0,
 ) -> tuple[nn.Module, Architecture]:
-    """Build a network with He-normal weights.
+    """Build a network with random weights.
+
+    ``package.module:factory`` imports and calls what the reference names: pass none that a file or
+    a stranger has given.
 
     Args:
-        name: A key of ``MODELS``, ``torchvision:NAME`` or ``timm:NAME``.
+        name: A key of ``MODELS``, ``torchvision:NAME``, ``timm:NAME`` or
+            ``package.module:factory``.
         classes: Number of logits.
         input_shape: (C, H, W) of one image.
         width: Factor on the kernels of every convolution.
         dropout: Share that is dropped where the network drops; None for the published share,
             0 for the over- and underfitting variants (method.md, The networks).
-        seed: Of the weights.
+        arguments: More arguments of the network; all arguments of a factory.
+        seed: Of the weights; a factory may bring its own.
 
     Returns:
-        The network, in train mode on the CPU, and its architecture for ``build_from``.
+        The network, in train mode on the CPU (a factory's as the factory left it), and its
+        architecture for ``build_from``.
 
     Raises:
         SettingsError: An unknown name, or a value that the network cannot be built with.
+        ModelError: A factory that raises or gives no network.
     """
-    channels, height, wide = input_shape
+    require_scalars(arguments)
+    if ":" in name and (width != 1 or dropout is not None):
+        raise SettingsError(
+            f"model {name!r} has no width or dropout to set; leave them out, "
+            "or give what it has as a model argument"
+        )
+    if is_factory(name):
+        net = build_with_factory(name, arguments, seed=seed)
+        return net, Architecture(name, dict(arguments))
     if is_library_model(name):
-        if width != 1 or dropout is not None:
-            raise SettingsError(f"model {name!r} has no width or dropout to set; leave them out")
-        architecture = Architecture(name, {"classes": classes, "channels": channels})
-        return build_from(architecture, seed=seed), architecture
+        known: dict[str, Any] = {"classes": classes, "channels": input_shape[0]}
+    else:
+        known = _own_arguments(name, classes, input_shape, width, dropout)
+    _require_free(name, known if ":" in name else ("classes", "channels"), arguments)
+    architecture = Architecture(name, known | dict(arguments))
+    return build_from(architecture, seed=seed), architecture
+
+
+def require_reference(name: str) -> None:
+    """Raise ``SettingsError`` unless ``name`` can name a network; nothing is imported or built."""
+    if is_factory(name) or is_library_model(name):
+        return
+    if ":" in name:
+        raise SettingsError(
+            f"model {name!r} must be a name, torchvision:NAME, timm:NAME or package.module:factory"
+        )
     require_known("model", name, MODELS)
+
+
+def _require_free(name: str, taken: Iterable[str], arguments: Mapping[str, Scalar]) -> None:
+    for key in taken:
+        if key in arguments:
+            raise SettingsError(
+                f"argument of model {name!r}: {key!r} cannot be given: it is that of the images"
+            )
+
+
+def _own_arguments(
+    name: str,
+    classes: int,
+    input_shape: tuple[int, int, int],
+    width: float,
+    dropout: float | None,
+) -> dict[str, Any]:
+    require_reference(name)
+    channels, height, wide = input_shape
     accepted = inspect.signature(MODELS[name]).parameters
     arguments: dict[str, Any] = {"classes": classes, "channels": channels, "width": float(width)}
     if "image_size" in accepted:
@@ -93,31 +147,26 @@ def build_model(
         arguments["dropout"] = float(published if dropout is None else dropout)
     elif dropout:
         raise SettingsError(f"model {name!r} has no dropout; leave the setting out or 0")
-    architecture = Architecture(name, arguments)
-    return build_from(architecture, seed=seed), architecture
+    return arguments
 
 
 def build_from(architecture: Architecture, *, seed: int = 0) -> nn.Module:
     """Build the network of an ``Architecture``, which may come from a file nobody vouches for.
 
+    So it builds networks of this package and of the libraries, and never calls a factory.
+
     Raises:
         SettingsError: Unknown names (with the nearest match), wrong types or sizes out of bounds.
     """
     if is_library_model(architecture.name):
-        _check_arguments(architecture, ("classes", "channels"))
-        return build_library_model(architecture.name, **architecture.arguments, seed=seed)
+        return _build_from_library(architecture, seed)
     require_known("model", architecture.name, MODELS)
     builder = MODELS[architecture.name]
     _check_arguments(architecture, inspect.signature(builder).parameters)
     # On the meta device nothing is allocated or drawn before the size is known to be sane.
     with torch.device("meta"):
         net = builder(**architecture.arguments)
-    count = sum(parameter.numel() for parameter in net.parameters())
-    if count > _MOST_PARAMETERS:
-        raise SettingsError(
-            f"model {architecture.name!r} would have {count:,} parameters, more than "
-            f"{_MOST_PARAMETERS:,}; lower its width or image size"
-        )
+    _require_size(architecture.name, net)
     net = net.to_empty(device="cpu")
     initialise(net, torch.Generator().manual_seed(seed))
     return net
@@ -135,6 +184,34 @@ def initialise(net: nn.Module, generator: torch.Generator) -> None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
+
+
+def _build_from_library(architecture: Architecture, seed: int) -> nn.Module:
+    given, name = dict(architecture.arguments), architecture.name
+    known: dict[str, Any] = {key: given.pop(key) for key in ("classes", "channels") if key in given}
+    _check_arguments(Architecture(name, known), ("classes", "channels"))
+    if given:
+        check_library_arguments(name, given)
+        try:
+            shadow = build_library_model(name, **known, device="meta", arguments=given)
+        except SettingsError as error:
+            if not isinstance(error.__cause__, NotImplementedError):
+                raise
+            raise SettingsError(
+                f"the size of model {name!r} with {', '.join(given)} cannot be told beforehand; "
+                "leave them out, or write a factory"
+            ) from error
+        _require_size(name, shadow)
+    return build_library_model(name, **known, seed=seed, arguments=given)
+
+
+def _require_size(name: str, net: nn.Module) -> None:
+    count = sum(parameter.numel() for parameter in net.parameters())
+    if count > _MOST_PARAMETERS:
+        raise SettingsError(
+            f"model {name!r} would have {count:,} parameters, more than "
+            f"{_MOST_PARAMETERS:,}; lower its width, image size or arguments"
+        )
 
 
 def _check_arguments(architecture: Architecture, accepted: Iterable[str]) -> None:

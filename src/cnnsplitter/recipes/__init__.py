@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from cnnsplitter.calibration import METHODS
 from cnnsplitter.data import SplitShares
 from cnnsplitter.errors import SettingsError, require_known
-from cnnsplitter.models import MODELS
+from cnnsplitter.models import Scalar, require_reference, require_scalars
 from cnnsplitter.patching import RULES
 from cnnsplitter.preprocessing import Preprocessing
 from cnnsplitter.search import GeneticSearch
@@ -56,7 +56,9 @@ class ModelSettings(_Settings):
     """A network and its training.
 
     Attributes:
-        model: Name of the network.
+        model: Name of the network, ``torchvision:NAME``, ``timm:NAME``, or a
+            ``package.module:factory``, which is imported and called: a recipe with one is code.
+        arguments: More arguments of the network; all arguments of a factory.
         width: Factor on the kernels of every convolution.
         dropout: Share that is dropped; None for the published one.
         mean: Preprocessing, one value or one per channel.
@@ -66,6 +68,7 @@ class ModelSettings(_Settings):
     """
 
     model: str
+    arguments: dict[str, Scalar] = Field(default_factory=dict)
     width: float = Field(default=1.0, gt=0)
     dropout: float | None = Field(default=None, ge=0, lt=1)
     mean: tuple[float, ...] = (0.5,)
@@ -76,8 +79,14 @@ class ModelSettings(_Settings):
     @field_validator("model")
     @classmethod
     def _is_known(cls, name: str) -> str:
-        require_known("model", name, MODELS)
+        require_reference(name)
         return name
+
+    @field_validator("arguments")
+    @classmethod
+    def _can_be_kept(cls, arguments: dict[str, Scalar]) -> dict[str, Scalar]:
+        require_scalars(arguments)
+        return arguments
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -1,0 +1,197 @@
+"""The command that looks at a network before any search: ``doctor``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnnsplitter.commands.networks import (
+    ClassNames,
+    InputShape,
+    described_input,
+    new_classifier,
+    new_preprocessing,
+    parsed_arguments,
+)
+from cnnsplitter.commands.options import (
+    Channels,
+    Generations,
+    Json,
+    ModelArguments,
+    OptionalData,
+    Population,
+    Quiet,
+    Rebuild,
+    Root,
+    Seed,
+    Settings,
+    Size,
+    builder,
+    load_model,
+    open_data,
+)
+from cnnsplitter.errors import SettingsError
+from cnnsplitter.terminal import Terminal
+
+if TYPE_CHECKING:
+    from cnnsplitter.classifier import Classifier
+    from cnnsplitter.data import Splits
+    from cnnsplitter.doctor import Diagnosis, Estimate
+
+_MINUTE, _HOUR = 60, 3600
+
+
+def doctor(
+    context: typer.Context,
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A saved model, or a network: resnet20, torchvision:NAME, timm:NAME or "
+            "package.module:factory.",
+        ),
+    ],
+    data: OptionalData = None,
+    classes: ClassNames = None,
+    input_shape: InputShape = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights for a network.")] = None,
+    population: Population = None,
+    generations: Generations = None,
+    search_images: Annotated[
+        int | None, typer.Option(min=2, help="Images that score selections, for the estimate.")
+    ] = None,
+    rebuild: Rebuild = None,
+    model_arguments: ModelArguments = None,
+    size: Size = None,
+    channels: Channels = None,
+    root: Root = None,
+    seed: Seed = 0,
+    settings: Settings = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tell before any search what can be selected, whether it is exact, and how long it takes."""
+    from cnnsplitter.doctor import SEARCH_IMAGES, diagnose
+    from cnnsplitter.recipes import SearchSettings
+    from cnnsplitter.splitting import IMPORTANCE_IMAGES
+
+    search = SearchSettings().adapted(population=population, generations=generations).search
+    terminal = Terminal(json, quiet)
+    with terminal:
+        images = open_data(context, terminal) if data else None
+        model = _subject(context, images)
+        scoring = len(images.search) if images else search_images or SEARCH_IMAGES
+        diagnosis = diagnose(
+            model,
+            search=search,
+            search_images=min(scoring, search_images or scoring),
+            train_images=len(images.train) if images else IMPORTANCE_IMAGES,
+            seed=seed,
+        )
+    _show(subject, model, diagnosis, terminal)
+    terminal.result({"model": subject, **diagnosis.to_json()})
+
+
+def _subject(context: typer.Context, images: "Splits | None") -> "Classifier":
+    """Load the saved model, or build the network, that the command is about."""
+    from cnnsplitter.class_modules import require_same_shape
+    from cnnsplitter.classifier import Classifier
+    from cnnsplitter.inference import best_device
+
+    options, subject = context.params, context.params["subject"]
+    if Path(subject).is_file() or subject.endswith(".safetensors"):
+        for name in ("classes", "input_shape", "weights"):
+            if options[name] is not None:
+                flag = name.replace("_", "-")
+                raise SettingsError(f"--{flag} is for a network by name; {subject} is a file")
+        model = load_model(Classifier, Path(subject), builder(context))
+        if images is not None:
+            require_same_shape({subject: model.input_shape, "the data": images.input_shape})
+        return model
+    if options["rebuild"] is not None:
+        raise SettingsError(f"--model is for a saved file; {subject} names a network itself")
+    names, shape = described_input(images, options["classes"], options["input_shape"])
+    arguments = parsed_arguments(options["model_arguments"])
+    model = new_classifier(
+        subject,
+        names,
+        shape,
+        new_preprocessing(None, None),
+        arguments=arguments,
+        seed=options["seed"],
+    )
+    if options["weights"] is not None:
+        from cnnsplitter.weights import load_weights
+
+        model.net = load_weights(model.net, options["weights"])
+    return model.to(best_device())
+
+
+def _show(name: str, model: "Classifier", diagnosis: "Diagnosis", terminal: Terminal) -> None:
+    channels, shape = diagnosis.channels, "x".join(map(str, model.input_shape))
+    share = diagnosis.selectable / channels.kernel_count
+    terminal.line(f"{name}: {type(model.net).__name__}, {len(model.classes)} classes, {shape}")
+    terminal.line(
+        f"{diagnosis.selectable:,} of {channels.kernel_count:,} kernels ({share:.0%}) can be "
+        f"selected, as {channels.unit_count:,} units in {len(channels.groups)} groups."
+    )
+    if diagnosis.obstacle:
+        terminal.line(f"A plain `split` refuses it: {diagnosis.obstacle}")
+        terminal.line("With --freeze-unknown it goes on as shown here.")
+    terminal.table("Layers", diagnosis.layers())
+    terminal.table("Ties: kernels that are kept or dropped together", diagnosis.ties())
+    terminal.table(
+        "Masked against cut, on random images",
+        [
+            {
+                "units kept": f"{check.share:.0%}",
+                "kernels kept": f"{check.kernels:.0%}",
+                "largest error": f"{check.error:.1e}",
+                "": "agrees" if check.agrees else "DIFFERS",
+            }
+            for check in diagnosis.checks
+        ],
+    )
+    terminal.line(
+        f"\nTraced in {diagnosis.trace_seconds:.2f} s; "
+        f"one class module is cut out in {1000 * diagnosis.extraction_seconds:.0f} ms."
+    )
+    if diagnosis.estimate is None:
+        terminal.line("Nothing can be selected, so there is nothing to search.")
+    else:
+        _show_estimate(diagnosis.estimate, terminal)
+
+
+def _show_estimate(estimate: "Estimate", terminal: Terminal) -> None:
+    from cnnsplitter.doctor import TYPICAL_SHARE
+
+    rows = {
+        "importance": estimate.importance,
+        "sensitivity": estimate.sensitivity,
+        "search": estimate.search,
+        "in all": estimate.total,
+    }
+    terminal.table(
+        "Estimated time of a split on this machine",
+        [{"step": step, "time": _duration(seconds)} for step, seconds in rows.items()],
+    )
+    terminal.line(
+        f"Assumed: the genetic search with {estimate.population} individuals per class for "
+        f"{estimate.generations} generations, {estimate.candidates:,} candidates that keep "
+        f"{TYPICAL_SHARE:.0%} of the units, {estimate.images:,} search images; one image takes "
+        f"{1000 * estimate.full_image:.2f} ms, cut {1000 * estimate.cut_image:.2f} ms, with what "
+        "else this machine does now."
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s"
+    if seconds < _HOUR:
+        return f"{seconds / _MINUTE:.1f} min"
+    return f"{seconds / _HOUR:.1f} h"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(doctor)
