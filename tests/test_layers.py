@@ -30,7 +30,7 @@ LAYERS = (
         "training_run",
     },
     {"importance", "scoring", "search", "class_modules"},
-    {"sensitivity", "training", "finetuning"},
+    {"sensitivity", "training", "finetuning", "taylor"},
     {"splitting", "patching"},
     {"manifest", "results", "subtasks"},
     {"packing", "recipes", "run_folder", "subtask_search"},

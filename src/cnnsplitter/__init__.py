@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cnnsplitter.subtask_search import subtask
     from cnnsplitter.subtasks import Subtask, restrict, unite
     from cnnsplitter.surgery import extract, masked_forward
+    from cnnsplitter.taylor import measure_taylor
     from cnnsplitter.training import Training, train
     from cnnsplitter.weights import load_weights
 
@@ -72,6 +73,7 @@ _HOME = {
     "measure_cost": "cost",
     "measure_importance": "importance",
     "measure_sensitivity": "sensitivity",
+    "measure_taylor": "taylor",
     "patch": "patching",
     "recalibrate": "recalibration",
     "restrict": "subtasks",
