@@ -48,6 +48,7 @@ LAYERS = (
         "training",
         "engines",
         "finetuning",
+        "taylor",
         "likelihood",
         "operating_point",
         "gate_choice",

@@ -38,6 +38,7 @@ NAMES = {
     "subtask_search": ("subtask",),
     "subtasks": ("Subtask", "restrict", "unite"),
     "surgery": ("extract", "masked_forward"),
+    "taylor": ("measure_taylor",),
     "training": ("Training", "train"),
     "weights": ("load_weights",),
 }

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from cnnsplitter.evaluation import evaluate
 from cnnsplitter.inference import predict
 from cnnsplitter.models import build_model
 from cnnsplitter.preprocessing import Preprocessing
+from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.search import GeneticSearch, RandomSearch, Search, ThresholdSearch
 from cnnsplitter.splitting import limited
 from cnnsplitter.subtask_search import FoundSubtask, MarginScorer, subtask
@@ -80,6 +83,39 @@ def test_equal_seeds_give_equal_networks(
         subtask(strong, TASK, digits, search=search, seed=1, search_images=30) for _ in range(2)
     )
     assert one.model.selection == two.model.selection
+
+
+def test_resumed_equals_uninterrupted(
+    found: FoundSubtask, strong: Classifier, digits: Splits, tmp_path: Path
+) -> None:
+    def interrupt(step: Step, /) -> None:
+        if step.stage == "search" and step.done == 2:
+            raise KeyboardInterrupt
+
+    def run(progress: Progress) -> FoundSubtask:
+        return subtask(
+            *(strong, TASK, digits),
+            search=GENETIC,
+            seed=3,
+            search_images=60,
+            checkpoint=tmp_path / "search",
+            progress=progress,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupt)
+    again = run(silent)
+    assert again.model.selection == found.model.selection
+    assert again.result.history == found.result.history
+
+
+def test_layers_that_are_not_there_are_refused_at_once(strong: Classifier, digits: Splits) -> None:
+    def nothing(step: Step, /) -> None:
+        raise AssertionError(f"{step.stage} has begun")
+
+    wrong = GENETIC.model_copy(update={"start_ratios": {"conf_1": (0.5,)}})
+    with pytest.raises(SettingsError, match="unknown layer 'conf_1'; did you mean 'conv_1'"):
+        subtask(strong, TASK, digits, search=wrong, progress=nothing)
 
 
 def test_rows_compare_all_ways(found: FoundSubtask, strong: Classifier, digits: Splits) -> None:

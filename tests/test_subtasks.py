@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import toys
 from cnnsplitter.class_modules import ClassModule
@@ -12,10 +13,11 @@ from cnnsplitter.errors import (
     SettingsError,
     StorageError,
 )
+from cnnsplitter.files import read_tensors, write_tensors
 from cnnsplitter.patching import PatchedModel
 from cnnsplitter.search import GeneticSearch
 from cnnsplitter.splitting import trace
-from cnnsplitter.storage import describe, load_as, save
+from cnnsplitter.storage import describe, load, load_as, save
 from cnnsplitter.subtasks import Subtask, cut, restrict, unite
 from cnnsplitter.surgery import masked_forward
 
@@ -109,3 +111,42 @@ def test_class_modules_that_cannot_be_united_are_refused() -> None:
         unite(strong, [known, other])
     with pytest.raises(SelectionError, match="another network"):
         unite(toys.classifier(width=0.2), [known, toys.class_module(strong, "dog")])
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("classes", ["dog", "bird", "cat"], "3 classes are named"),
+        ("sized", {"conv_0.nonsense": 3}, "cannot take the size"),
+        ("selection", {"units": 9999, "fingerprint": "x"}, "'selection0' must be there and hold"),
+        ("selection", 5, "manifest is wrong at"),
+        ("extra", 5, "manifest is wrong at"),
+        ("architecture", None, "pass build="),
+    ],
+)
+def test_files_that_were_tampered_with_are_refused(
+    part: str, value: object, message: str, tmp_path: Path
+) -> None:
+    some = restrict(toys.classifier("lenet5"), ("dog", "bird"))
+    channels = trace(some)
+    save(cut(some, channels, channels.full_selection()), tmp_path / "task")
+    tensors, manifest = read_tensors(tmp_path / "task")
+    manifest["net"][part] = value
+    write_tensors(tmp_path / "task", tensors, manifest)
+    with pytest.raises(StorageError, match=message):
+        load(tmp_path / "task")
+
+
+def test_a_network_of_the_user_is_built_anew(tmp_path: Path) -> None:
+    def build(name: str = "net") -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 196, 3))
+
+    some = restrict(toys.own_classifier(build()), ("cat", "dog"))
+    channels = trace(some)
+    selection = channels.random_selection(0.5, generator=torch.Generator().manual_seed(0))
+    narrow = cut(some, channels, selection)
+    save(narrow, tmp_path / "task")
+    again = load(tmp_path / "task", build=build)
+    assert isinstance(again, Subtask)
+    x = torch.rand(2, *some.input_shape)
+    assert torch.equal(again(x), narrow(x))

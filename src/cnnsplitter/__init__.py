@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cnnsplitter.subtask_search import subtask
     from cnnsplitter.subtasks import Subtask, restrict, unite
     from cnnsplitter.surgery import extract, masked_forward
+    from cnnsplitter.taylor import measure_taylor
     from cnnsplitter.training import Training, train
     from cnnsplitter.weights import load_weights
 
@@ -82,6 +83,7 @@ _HOME = {
     "measure_cost": "cost",
     "measure_importance": "importance",
     "measure_sensitivity": "sensitivity",
+    "measure_taylor": "taylor",
     "patch": "patching",
     "pull_from_hub": "hub",
     "push_to_hub": "hub",

@@ -145,9 +145,9 @@ def split(
     require_usable(classifier, data, images)
     channels = trace(classifier, unknown=unknown)
     require_layers(search, sensitivity, channels)
-    if importance is not None and importance.fingerprint != channels.fingerprint:
-        raise SettingsError("the importance was measured on another network; measure it on this")
-    if importance is None:
+    if importance is not None:
+        require_importance(importance, channels)
+    else:
         importance = measure_importance(
             classifier, channels, limited(data.train, IMPORTANCE_IMAGES, seed), progress=progress
         )
@@ -189,6 +189,12 @@ def require_usable(strong: Classifier, data: Splits, images: ImageSet) -> None:
     strong.require_classes(data.classes)
     require_same_shape({"the strong model": strong.input_shape, "the data": data.input_shape})
     require_every_class(images, "the search")
+
+
+def require_importance(importance: Importance, channels: ChannelMap) -> None:
+    """Raise ``SettingsError`` unless the importance is that of the network of ``channels``."""
+    if importance.fingerprint != channels.fingerprint:
+        raise SettingsError("the importance was measured on another network; measure it on this")
 
 
 def require_layers(search: Search, sensitivity: Sensitivity | None, channels: ChannelMap) -> None:

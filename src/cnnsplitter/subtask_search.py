@@ -24,6 +24,7 @@ from cnnsplitter.splitting import (
     IMPORTANCE_IMAGES,
     as_classifier,
     limited,
+    require_importance,
     require_layers,
     require_usable,
     trace,
@@ -124,6 +125,7 @@ def subtask(
     *,
     search: Search | None = None,
     seed: int = 0,
+    importance: Importance | None = None,
     search_images: int | None = None,
     checkpoint: Path | None = None,
     progress: Progress = silent,
@@ -137,6 +139,8 @@ def subtask(
             in ``split``.
         search: Any search: it meets a problem with a single selection (``MarginProblem``).
         seed: Of the search and of the choice of images.
+        importance: Measured already, on the model that ``restrict`` gives; by default measured
+            here.
         search_images: At most so many images score selections.
         checkpoint: File to resume from and to write after every generation.
         progress: Called after every step.
@@ -155,10 +159,12 @@ def subtask(
     require_usable(restricted, data, images)
     channels = trace(restricted)
     require_layers(search, None, channels)
-    train = limited(data.train, IMPORTANCE_IMAGES, seed)
-    importance = merged(measure_importance(restricted, channels, train, progress=progress))
+    if importance is None:
+        train = limited(data.train, IMPORTANCE_IMAGES, seed)
+        importance = measure_importance(restricted, channels, train, progress=progress)
+    require_importance(importance, channels)
     scorer = MarginScorer(restricted, channels, images)
-    problem = margin_problem(scorer, importance, search, progress)
+    problem = margin_problem(scorer, merged(importance), search, progress)
     result = search.run(problem, seed=seed, checkpoint=checkpoint, progress=progress)
     selection = Selection(result.selections[0], result.fingerprint)
     model = cut(restricted, channels, selection)

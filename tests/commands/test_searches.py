@@ -107,6 +107,11 @@ class TestSubtask:
         assert made["search"]["name"] == "importance"
         strong = load_as(Classifier, shop / "strong.safetensors")
         assert made["strong_weights"] == strong.weights_digest()
+        data = ("--data", f"{shop / 'data.npz'}[ship,cat]", "--json")
+        test = succeed("evaluate", tmp_path / "subtask.safetensors", *data).json["model"]
+        assert test["accuracy"] == rows["sub-task"]["accuracy"]
+        shown = succeed("inspect", tmp_path / "subtask.safetensors", "--json").json
+        assert (shown["kind"], shown["net"]["classes"]) == ("subtask", ["ship", "cat"])
 
     def test_tuning_is_reported_apart(self, shop: Shop, tmp_path: Path) -> None:
         options = ("--search", "importance", "--subtask", "ship,cat", "--no-compare", "--json")

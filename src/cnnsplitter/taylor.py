@@ -1,0 +1,64 @@
+"""First-order importance: how much a class's logit changes when a unit is dropped.
+
+Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019, with the logit of
+one class in place of the loss.
+"""
+
+import torch
+
+from cnnsplitter.channels import ChannelMap
+from cnnsplitter.channels.masking import masked
+from cnnsplitter.classifier import Classifier
+from cnnsplitter.data import ImageSet
+from cnnsplitter.errors import DataError
+from cnnsplitter.importance import Importance
+from cnnsplitter.inference import device_of, eval_mode, to_device
+from cnnsplitter.progress import Progress, Step, silent
+
+
+def measure_taylor(
+    strong: Classifier,
+    channels: ChannelMap,
+    data: ImageSet,
+    *,
+    batch_size: int = 64,
+    progress: Progress = silent,
+) -> Importance:
+    """Measure the mean size of the slope of each class's logit along each unit's mask.
+
+    Unlike the feature maps of a class's own images it tells what a class module needs on images of
+    all classes, to score them low as well as high. It costs a backward pass per class.
+
+    Args:
+        strong: The strong model; left untouched.
+        channels: Channel map of ``strong.net``.
+        data: A few hundred images of the strong model's classes.
+        batch_size: Images at a time.
+        progress: Called after every batch.
+
+    Raises:
+        SettingsError: Images of other classes.
+        DataError: No images.
+    """
+    strong.require_classes(data.classes)
+    if not len(data):
+        raise DataError(f"{data.images.name}: no images to measure importance on; add some")
+    device, classes = device_of(strong), len(strong.classes)
+    total = torch.zeros(classes, channels.unit_count, dtype=torch.float64)
+    batches = -(-len(data) // batch_size)
+    for number, (images, _) in enumerate(data.batches(batch_size)):
+        mask = torch.ones(
+            len(images), channels.unit_count, dtype=strong.example().dtype, device=device
+        ).requires_grad_()
+        with eval_mode(strong), masked(strong.net, channels, mask):
+            logits = strong(to_device(images, device))
+        for row in range(classes):
+            (slope,) = torch.autograd.grad(logits[:, row].sum(), mask, retain_graph=True)
+            total[row] += slope.abs().sum(dim=0).double().cpu()
+        progress(Step("importance", number + 1, batches))
+    return Importance(
+        (total / len(data)).float(),
+        torch.full((classes,), len(data)),
+        torch.zeros(classes, dtype=torch.bool),
+        channels.fingerprint,
+    )
