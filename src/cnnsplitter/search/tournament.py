@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from cnnsplitter.inference import one_thread
+
 CHUNK_VALUES = 2**22
 """Scores sorted at once; bounds the memory of the sort to about 100 MB."""
 
@@ -137,16 +139,18 @@ def build_ensembles(
     Returns:
         The surviving ensembles of all classes.
     """
-    places = rank_candidates(scores)
-    owners = torch.randperm(len(scores), generator=generator).tolist()
-    teams = [_start_team(owner, len(scores), places, labels) for owner in owners]
-    while len(teams) > 1:
-        merged = [
-            _merge(left, right, labels, rules, keep_first, generator)
-            for left, right in zip(teams[::2], teams[1::2], strict=False)
-        ]
-        teams = merged + (teams[-1:] if len(teams) % 2 else [])
-    return teams[0]
+    # the operations are so short that threads would wait for each other most of the time
+    with one_thread():
+        places = rank_candidates(scores)
+        owners = torch.randperm(len(scores), generator=generator).tolist()
+        teams = [_start_team(owner, len(scores), places, labels) for owner in owners]
+        while len(teams) > 1:
+            merged = [
+                _merge(left, right, labels, rules, keep_first, generator)
+                for left, right in zip(teams[::2], teams[1::2], strict=False)
+            ]
+            teams = merged + (teams[-1:] if len(teams) % 2 else [])
+        return teams[0]
 
 
 def rank_candidates(scores: Tensor) -> Tensor:
