@@ -27,6 +27,17 @@ def eval_mode(*modules: nn.Module) -> Iterator[None]:
             part.training = flag
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread in the block: how sums are shared out must not change them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Return where the first parameter or buffer of ``model`` lies; the CPU if it has none."""
     tensor = next(chain(model.parameters(), model.buffers()), None)

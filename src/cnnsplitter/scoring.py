@@ -1,8 +1,6 @@
 """The scores step: own-class scores of many candidate class modules on the search images."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -13,7 +11,7 @@ from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.cutting import narrow_copy
 from cnnsplitter.classifier import Classifier, logits_of
 from cnnsplitter.data import ImageSet
-from cnnsplitter.inference import device_of, eval_mode, predict
+from cnnsplitter.inference import device_of, eval_mode, one_thread, predict
 
 NETS_AT_ONCE = 16
 """Narrow networks alive at a time: each batch of images is read once for all of them."""
@@ -109,17 +107,6 @@ def equal_parts(count: int, workers: int) -> list[slice]:
     parts = PARTS_PER_WORKER * workers if workers > 1 else 1
     size = min(NETS_AT_ONCE, max(1, -(-count // parts)))
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let PyTorch use one thread in the block: how sums are shared out must not change them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _use_one_thread() -> None:

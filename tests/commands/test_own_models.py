@@ -242,7 +242,16 @@ class TestDoctor:
         net, data = ("own_nets:Net", *odd), ("--data", "data.npz", "--quiet")
         succeed("train", *net, *data, "--epochs", 1, "--out", tmp_path / "odd.st")
         saved, modules = tmp_path / "odd.st", tmp_path / "modules"
-        split: tuple[object, ...] = ("split", saved, "--model", *net, *data, *SMALL, "--out", modules)
+        split: tuple[object, ...] = (
+            "split",
+            saved,
+            "--model",
+            *net,
+            *data,
+            *SMALL,
+            "--out",
+            modules,
+        )
         outcome = call(*split)
         assert outcome.code == 2
         assert "aten.logcumsumexp" in outcome.err

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from cnnsplitter.inference import one_thread
+
 CHUNK_VALUES = 2**22
 """Scores sorted at once; bounds the memory of the sort to about 100 MB."""
 
@@ -138,19 +140,21 @@ def build_ensembles(
         The surviving ensembles of all classes. Of a single class they are its candidates, whose
         scores are margins.
     """
-    places = rank_candidates(scores)
-    if len(scores) == 1:
-        accuracy = (scores[0] > 0).double().mean(dim=1)
-        return replace(_start_team(0, 1, places, labels), accuracy=accuracy)
-    owners = torch.randperm(len(scores), generator=generator).tolist()
-    teams = [_start_team(owner, len(scores), places, labels) for owner in owners]
-    while len(teams) > 1:
-        merged = [
-            _merge(left, right, labels, rules, keep_first, generator)
-            for left, right in zip(teams[::2], teams[1::2], strict=False)
-        ]
-        teams = merged + (teams[-1:] if len(teams) % 2 else [])
-    return teams[0]
+    # the operations are so short that threads would wait for each other most of the time
+    with one_thread():
+        places = rank_candidates(scores)
+        if len(scores) == 1:
+            accuracy = (scores[0] > 0).double().mean(dim=1)
+            return replace(_start_team(0, 1, places, labels), accuracy=accuracy)
+        owners = torch.randperm(len(scores), generator=generator).tolist()
+        teams = [_start_team(owner, len(scores), places, labels) for owner in owners]
+        while len(teams) > 1:
+            merged = [
+                _merge(left, right, labels, rules, keep_first, generator)
+                for left, right in zip(teams[::2], teams[1::2], strict=False)
+            ]
+            teams = merged + (teams[-1:] if len(teams) % 2 else [])
+        return teams[0]
 
 
 def rank_candidates(scores: Tensor) -> Tensor:
