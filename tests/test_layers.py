@@ -16,7 +16,7 @@ SOURCES = {
 
 LAYERS = (
     {"errors", "progress"},
-    {"preprocessing", "selection", "files", "data", "augmentation", "settings"},
+    {"preprocessing", "selection", "files", "data", "augmentation", "settings", "intervals"},
     {"classifier"},
     {"channels", "models", "inference", "objective"},
     {"surgery", "evaluation", "calibration", "gating", "cost", "weights", "training_run"},
@@ -24,6 +24,7 @@ LAYERS = (
     {"sensitivity", "training", "likelihood", "operating_point", "gate_choice"},
     {"splitting", "fitting"},
     {"patching"},
+    {"guard", "patch_cost"},
     {"manifest", "results"},
     {"packing", "recipes", "run_folder"},
     {"unpacking"},

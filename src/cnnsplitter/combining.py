@@ -127,7 +127,7 @@ def opened(joint: Joint, logits: Tensor, layout: Layout) -> Tensor:
         every if gate is None else gate.opens(logits, layout.known(i))
         for i, gate in enumerate(joint.gates)
     ]
-    return torch.stack(parts, dim=1)
+    return torch.stack(parts, dim=1) if parts else every[:, None][:, :0]
 
 
 def combine(joint: Joint, logits: Tensor, scores: Tensor, open_: Tensor, layout: Layout) -> Tensor:

@@ -126,7 +126,11 @@ class PatchedModel(nn.Module):
 
     def opened(self, images: Tensor) -> Tensor:
         """Return for which images each class module is run, bool[B, P]."""
-        return opened(self.joint, self.weak(images), self.layout)
+        return self.opened_by(self.weak(images))
+
+    def opened_by(self, logits: Tensor) -> Tensor:
+        """Return the same for the weak model's logits [B, weak]."""
+        return opened(self.joint, logits, self.layout)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images uint8 or float [B, C, H, W] to one probability per class, [B, N].

@@ -13,7 +13,7 @@ from cnnsplitter.data import ImageSet, load_data
 from cnnsplitter.importance import Importance, measure_importance
 from cnnsplitter.inference import predict
 from cnnsplitter.patching import PatchedModel
-from cnnsplitter.storage import describe, load, load_as
+from cnnsplitter.storage import describe, load, load_as, save
 from cnnsplitter.training import Training
 from shop import CLASSES, Shop, call, succeed
 
@@ -215,7 +215,7 @@ class TestPatch:
             *("patch", shop / "weak.safetensors", "--data", shop / "data.npz", "--json"),
             *("--with", f"dog={shop / 'modules' / 'cat.safetensors'}"),
             *("--with", f"cat={shop / 'modules' / 'ship.safetensors'}"),
-            *("--rule", "renormalise", "--out", tmp_path / "p.safetensors"),
+            *("--rule", "renormalise", "--out", tmp_path / "p.safetensors", "--force-patch"),
         )
         assert outcome.json["targets"] == ["dog", "cat"]
         patched = load_as(PatchedModel, tmp_path / "p.safetensors")
@@ -226,13 +226,15 @@ class TestPatch:
         odd.write_bytes((shop / "modules" / "cat.safetensors").read_bytes())
         out = ("--out", tmp_path / "p.safetensors", "--json")
         data = ("--data", shop / "data.npz")
-        outcome = succeed("patch", shop / "weak.safetensors", "--with", odd, *data, *out)
+        weak = shop / "weak.safetensors"
+        outcome = succeed("patch", weak, "--with", odd, *data, *out, "--force-patch")
         assert outcome.json["targets"] == ["cat"]
 
     def test_text_is_the_table_of_before_and_after(self, shop: Shop, tmp_path: Path) -> None:
         outcome = succeed(
             *("patch", shop / "weak.safetensors", "--data", shop / "data.npz", "--latency"),
             *("--with", shop / "modules" / "cat.safetensors", "--out", tmp_path / "p.safetensors"),
+            "--force-patch",
         )
         (row,) = shop.outcomes["patch"].json["rows"]
         (line,) = (line for line in outcome.out.splitlines() if " recall " in line)
@@ -242,6 +244,31 @@ class TestPatch:
         )
         assert "latency ms" in outcome.out
         assert "images became right" in outcome.out
+
+    def test_writes_nothing_where_no_patch_helps(self, shop: Shop, tmp_path: Path) -> None:
+        """The weak model itself is a class module that knows nothing new."""
+        weak, out = shop / "weak.safetensors", tmp_path / "p.safetensors"
+        module = tmp_path / "cat.safetensors"
+        save(ClassModule.of(load_as(Classifier, weak), "cat"), module)
+        outcome = call(
+            *("patch", weak, "--with", module, "--data", shop / "data.npz", "--out", out)
+        )
+        assert outcome.code == 3
+        assert "'cat': the patch is not shown to help on" in outcome.out
+        assert "No patch is shown to help" in outcome.out
+        assert not out.exists()
+
+    def test_keeps_what_helps_and_says_what_gates_spare(self, shop: Shop, tmp_path: Path) -> None:
+        """A strong model made of pixels: every class has a bright spot of its own."""
+        out = tmp_path / "p.safetensors"
+        weak, module = shop / "strong.safetensors", shop / "modules" / "cat.safetensors"
+        arguments = ("--with", module, "--data", shop / "data.npz", "--gate", 0.5, "--force-patch")
+        result = succeed("patch", weak, *arguments, "--out", out, "--json").json
+        assert result["patched"] == ["cat"]
+        assert result["guard"]["cat"]["helps"] in (True, False)
+        assert 0 <= result["run_share"]["cat"] <= 1
+        assert {"weak", "patched"} <= result["cost"].keys()
+        assert describe(out)["details"]["guard"] == result["guard"]
 
 
 class TestEvaluate:
@@ -337,7 +364,9 @@ class TestSettingsFile:
     def test_names_options_as_the_command_line_does(self, shop: Shop, tmp_path: Path) -> None:
         file = tmp_path / "patch.toml"
         module = str(shop / "modules" / "cat.safetensors")
-        file.write_text(f"with = [{json.dumps(module)}]\nrule = 'renormalise'\njson = true\n")
+        file.write_text(
+            f"with = [{json.dumps(module)}]\nrule = 'renormalise'\njson = true\nforce-patch = true\n"
+        )
         outcome = succeed(
             *("patch", shop / "weak.safetensors", "--settings", file),
             *("--data", shop / "data.npz", "--out", tmp_path / "p.safetensors"),

@@ -99,7 +99,10 @@ def show_comparison(comparison: "Comparison", terminal: Terminal) -> None:
     """Print what changed from one model to the other."""
     show_changes(comparison.rows(), terminal)
     lost, won = len(comparison.right_to_wrong), len(comparison.wrong_to_right)
-    terminal.line(f"{won} images became right, {lost} became wrong.")
+    terminal.line(
+        f"{won} images became right, {lost} became wrong (as one-sided by chance: "
+        f"p = {comparison.chance:.2g}). Ranges in brackets hold the true change with 95 %."
+    )
 
 
 def inspect(

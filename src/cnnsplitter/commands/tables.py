@@ -49,6 +49,9 @@ def _changes(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for key, title in _FIGURES.items():
         before, after = row[f"{key}_before"], row[f"{key}_after"]
         change = f"{100 * (after - before):+.1f} points"
+        if f"{key}_change_low" in row:
+            low, high = (100 * row[f"{key}_change_{end}"] for end in ("low", "high"))
+            change += f" ({low:+.1f} to {high:+.1f})"
         yield {"class": name, "figure": title, "before": before, "after": after, "change": change}
         name = ""
     if "macs_weak" in row:
