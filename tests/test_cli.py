@@ -18,7 +18,7 @@ from shop import call, succeed, write_npz
 
 COMMANDS = (
     *("demo", "run", "train", "adopt", "evaluate", "inspect"),
-    *("sensitivity", "split", "compose", "patch"),
+    *("sensitivity", "split", "compose", "diagnose", "patch"),
 )
 
 

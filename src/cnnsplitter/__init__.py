@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.cost import Cost, measure_cost
     from cnnsplitter.data import ImageSet, Splits, SplitShares, load_data, make_splits
+    from cnnsplitter.diagnosis import diagnose
     from cnnsplitter.errors import CnnSplitterError
     from cnnsplitter.evaluation import Comparison, Evaluation, compare, evaluate
+    from cnnsplitter.fitting import Fitting
+    from cnnsplitter.gating import Gate
+    from cnnsplitter.guard import judge
     from cnnsplitter.importance import Importance, measure_importance
     from cnnsplitter.models import build_model
     from cnnsplitter.patching import PatchedModel, patch
@@ -37,6 +41,8 @@ _HOME = {
     "ComposedModel": "class_modules",
     "Cost": "cost",
     "Evaluation": "evaluation",
+    "Fitting": "fitting",
+    "Gate": "gating",
     "GeneticSearch": "search",
     "IMAGENET": "preprocessing",
     "ImageSet": "data",
@@ -53,8 +59,10 @@ _HOME = {
     "build_model": "models",
     "compare": "evaluation",
     "compose": "class_modules",
+    "diagnose": "diagnosis",
     "evaluate": "evaluation",
     "extract": "surgery",
+    "judge": "guard",
     "load": "storage",
     "load_data": "data",
     "load_weights": "weights",

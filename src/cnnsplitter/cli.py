@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from cnnsplitter import __version__
-from cnnsplitter.commands import evaluations, models, patches, runs, splits
+from cnnsplitter.commands import diagnoses, evaluations, models, patches, runs, splits
 from cnnsplitter.errors import CnnSplitterError
 
 # The base of all errors in how a command is called; typer exports no name for it.
@@ -47,7 +47,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (runs, models, evaluations, splits, patches):
+for module in (runs, models, evaluations, splits, diagnoses, patches):
     module.register(app)
 
 

@@ -270,6 +270,45 @@ class TestPatch:
         assert {"weak", "patched"} <= result["cost"].keys()
         assert describe(out)["details"]["guard"] == result["guard"]
 
+    def test_baselines_stand_beside_the_patch(self, shop: Shop, tmp_path: Path) -> None:
+        arguments = (
+            *("patch", shop / "weak.safetensors", "--with", shop / "modules" / "cat.safetensors"),
+            *("--data", shop / "data.npz", "--baselines", "--strong", shop / "strong.safetensors"),
+            *("--force-patch", "--out", tmp_path / "p.safetensors"),
+        )
+        rows = succeed(*arguments, "--json").json["baselines"]
+        methods = ["patch", "whole strong", "random", "last layer", "fine-tuned"]
+        assert [row["method"] for row in rows] == methods
+        assert len({row["recall_before"] for row in rows}) == 1
+        assert rows[0]["multiply_adds"] <= rows[1]["multiply_adds"]
+        assert rows[3]["multiply_adds"] == rows[4]["multiply_adds"] < rows[0]["multiply_adds"]
+
+
+class TestDiagnose:
+    def test_finds_poor_classes_and_tries_class_modules(self, shop: Shop) -> None:
+        arguments = ("diagnose", shop / "weak.safetensors", "--data", shop / "data.npz")
+        result = succeed(*arguments, "--modules", shop / "modules", "--json").json
+        assert sorted(found["class"] for found in result["classes"]) == sorted(CLASSES)
+        f1 = [found["f1"]["estimate"] for found in result["classes"]]
+        assert f1 == sorted(f1)
+        test = shop.outcomes["weak"].json["test"]
+        for found in result["classes"]:
+            index = test["classes"].index(found["class"])
+            assert found["recall"]["estimate"] == pytest.approx(test["recall"][index])
+        tried = {verdict["target"] for verdict in result["modules"]} | result["not_tried"].keys()
+        assert tried == set(CLASSES)
+
+    def test_text_names_confusions(self, shop: Shop) -> None:
+        arguments = ("diagnose", shop / "weak.safetensors", "--data", shop / "data.npz")
+        lines = succeed(*arguments).out.splitlines()
+        assert any("taken for" in line and "mistaken for it" in line for line in lines)
+
+    def test_a_folder_without_class_modules_is_named(self, shop: Shop, tmp_path: Path) -> None:
+        arguments = ("diagnose", shop / "weak.safetensors", "--data", shop / "data.npz")
+        outcome = call(*arguments, "--modules", tmp_path)
+        assert outcome.code == 2
+        assert outcome.err.startswith(f"error: {tmp_path}: no class modules there")
+
 
 class TestEvaluate:
     def test_is_what_training_said(self, shop: Shop) -> None:
@@ -365,7 +404,8 @@ class TestSettingsFile:
         file = tmp_path / "patch.toml"
         module = str(shop / "modules" / "cat.safetensors")
         file.write_text(
-            f"with = [{json.dumps(module)}]\nrule = 'renormalise'\njson = true\nforce-patch = true\n"
+            f"with = [{json.dumps(module)}]\nrule = 'renormalise'\njson = true\n"
+            "force-patch = true\n"
         )
         outcome = succeed(
             *("patch", shop / "weak.safetensors", "--settings", file),

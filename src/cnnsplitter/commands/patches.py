@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -26,6 +26,7 @@ from cnnsplitter.commands.options import (
     require_free,
     require_test_images,
 )
+from cnnsplitter.commands.rivals import Rivals, show_rivals
 from cnnsplitter.commands.tables import show_costs
 from cnnsplitter.errors import SettingsError
 from cnnsplitter.terminal import Terminal
@@ -68,6 +69,16 @@ Gate = Annotated[
 ForcePatch = Annotated[
     bool, typer.Option("--force-patch", help="Write patches that are not shown to help, too.")
 ]
+Baselines = Annotated[
+    bool,
+    typer.Option(
+        "--baselines", help="Compare with retraining on the same images and, with --strong, more."
+    ),
+]
+Strong = Annotated[
+    Path | None,
+    typer.Option(help="The strong model, for the baselines: whole, and cut at random."),
+]
 NO_PATCH_HELPS = 3
 """The exit code where no patch is shown to help and nothing is written."""
 
@@ -89,6 +100,8 @@ def patch(
     floor: Floor = 0.0,
     gate: Gate = None,
     force_patch: ForcePatch = False,
+    baselines: Baselines = False,
+    strong: Strong = None,
     latency: Latency = False,
     size: Size = None,
     channels: Channels = None,
@@ -107,33 +120,56 @@ def patch(
     require_free(out, force)
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.fitting import Fitting
-    from cnnsplitter.guard import judge
     from cnnsplitter.storage import save
 
     terminal = Terminal(json, quiet)
     fitting = Fitting(calibration, rule, objective, floor, gate)
+    rivals = Rivals(load_model(Classifier, strong) if strong else None, seed) if baselines else None
     model = load_model(Classifier, weak)
     parts = _load_modules(modules)
     with terminal:
         images = open_fitting_data(context, terminal, {weak: model})
-        require_test_images(images)
-        judgement = judge(model, parts, images.calibration, fitting)
-    for verdict in judgement.verdicts.values():
-        terminal.line(str(verdict))
-    guard = {name: verdict.to_json() for name, verdict in judgement.verdicts.items()}
-    kept = tuple(parts) if force_patch else judgement.kept
+    guard = _guarded(model, parts, images, fitting, terminal)
+    kept = [name for name in parts if force_patch or guard[name]["kept"]]
     if not kept:
-        terminal.line("No patch is shown to help; nothing is written (--force-patch writes it).")
-        terminal.result({"file": None, "patched": [], "guard": guard})
-        raise typer.Exit(NO_PATCH_HELPS)
+        _refuse(guard, terminal)
     with terminal:
         attached = _attach(model, {name: parts[name] for name in kept}, images, fitting, latency)
+        rows = rivals.rows(model, attached.model, images, fitting) if rivals else []
     made = details(seed=seed, data=data, weak=weak.name, metrics=attached.comparison.rows())
     save(attached.model, out, details={**made, "guard": guard}, overwrite=force)
     _show(attached, terminal)
+    show_rivals(rows, terminal)
     terminal.line(f"Written to {out}")
-    result = {"file": str(out), "patched": list(kept), "guard": guard}
+    result = {"file": str(out), "patched": kept, "guard": guard, "baselines": rows}
     terminal.result({**result, **attached.to_json(), **attached.comparison.to_json()})
+
+
+def _guarded(
+    model: "Classifier",
+    modules: "Mapping[str, ClassModule]",
+    images: "Splits",
+    fitting: "Fitting",
+    terminal: Terminal,
+) -> dict[str, dict[str, Any]]:
+    """Judge the patches, tell the verdicts, and return them with whether each is kept."""
+    from cnnsplitter.guard import judge
+
+    require_test_images(images)
+    with terminal:
+        judgement = judge(model, modules, images.calibration, fitting)
+    for verdict in judgement.verdicts.values():
+        terminal.line(str(verdict))
+    return {
+        name: {**verdict.to_json(), "kept": name in judgement.kept}
+        for name, verdict in judgement.verdicts.items()
+    }
+
+
+def _refuse(guard: dict[str, dict[str, Any]], terminal: Terminal) -> NoReturn:
+    terminal.line("No patch is shown to help; nothing is written (--force-patch writes it).")
+    terminal.result({"file": None, "patched": [], "guard": guard})
+    raise typer.Exit(NO_PATCH_HELPS)
 
 
 @dataclass(frozen=True, eq=False)
