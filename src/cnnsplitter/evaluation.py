@@ -36,7 +36,8 @@ class Evaluation:
     """Predictions counted by class.
 
     Attributes:
-        confusion: int64[N, N], samples by true class (rows) and predicted class (columns).
+        confusion: int64[N, N], samples by true class (rows) and predicted class (columns); if
+            they are weighted float64.
         classes: The N class names.
     """
 
@@ -76,6 +77,11 @@ class Evaluation:
         """Return the accuracy over the samples whose true class is not ``target``."""
         rows = torch.arange(len(self.classes)) != self.index(target)
         return _share(self.confusion.diagonal()[rows].sum(), self.confusion[rows].sum()).item()
+
+    def weighted(self, images: float) -> "Evaluation":
+        """Return the figures that there would be with ``images`` images of every class."""
+        counts = self.confusion.sum(1, keepdim=True).clamp(min=1)
+        return Evaluation(self.confusion.double() * images / counts, self.classes)
 
     def intervals(self, target: str) -> dict[str, Interval]:
         """Return ``precision``, ``recall``, ``f1`` and ``other`` of a class with their intervals.
@@ -283,4 +289,4 @@ def count(labels: Tensor, predicted: Tensor, classes: tuple[str, ...]) -> Evalua
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
-    return torch.where(whole > 0, part.double() / whole.clamp(min=1), 0.0)
+    return torch.where(whole > 0, part.double() / torch.where(whole > 0, whole, 1), 0.0)
