@@ -7,7 +7,7 @@ third-party ResNet-20; its class modules are made beforehand, by ``cnnsplitter a
 ``cnnsplitter split``. No setting is chosen by test figures: ``held_out_...`` are for that.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +19,7 @@ from cnnsplitter.baselines import random_modules
 from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet, Splits, load_data
+from cnnsplitter.data.images import class_ranks
 from cnnsplitter.errors import CnnSplitterError
 from cnnsplitter.pipeline import Run
 from cnnsplitter.recipes import DataSettings, ModelSettings, PatchSettings, Recipe, load_recipe
@@ -44,13 +45,15 @@ class Experiment:
         weak: Kind of weak model to its network and training.
         data: The weak model's images.
         images_per_class: See ``Case``.
-        few: Most calibration images of the target; None for all.
+        each: Most calibration images of every class; None for all.
+        few: Likewise of the target.
     """
 
     targets: tuple[str, ...]
     weak: Mapping[str, ModelSettings]
     data: DataSettings
     images_per_class: int | None = None
+    each: int | None = None
     few: int | None = None
 
 
@@ -86,9 +89,10 @@ EXPERIMENTS = {
         DataSettings(
             source="cifar10[dog,frog,horse,ship,truck,{target}]",
             train=0.08,
-            search=0.9,
-            calibration=0.02,
+            search=0.02,
+            calibration=0.9,
         ),
+        each=100,
     ),
     "scarce": Experiment(
         CIFAR10,
@@ -172,8 +176,8 @@ def case_of(
 ) -> list[Row]:
     """Return the rows of one weak model, which is trained if that is not done."""
     data = run.weak_data(target)
-    if experiment.few is not None:
-        data = _with_few(data, target, experiment.few)
+    data = _limited(data, experiment.each, range(len(data.classes)))
+    data = _limited(data, experiment.few, [data.classes.index(target)])
     if experiment.images_per_class is not None:
         data = Splits(data.train, data.search, data.calibration, _all_test_images(run, target))
     facts: dict[str, str | int | float] = {"weak": kind, "seed": run.recipe.seed}
@@ -189,11 +193,13 @@ def _all_test_images(run: Run, target: str) -> ImageSet:
     return load_data(source, places=run.places, shares=settings.shares, seed=seed).test
 
 
-def _with_few(data: Splits, target: str, most: int) -> Splits:
-    """Leave at most so many calibration images of the target."""
-    is_target = data.calibration.labels == data.classes.index(target)
-    keep = ~is_target | (is_target.cumsum(0) <= most)
-    return Splits(data.train, data.search, data.calibration.take(keep), data.test)
+def _limited(data: Splits, most: int | None, columns: Iterable[int]) -> Splits:
+    """Leave at most so many calibration images of some classes."""
+    found = data.calibration
+    rank = class_ranks(found.labels, torch.arange(len(found)))
+    few = torch.isin(found.labels, torch.tensor(list(columns)))
+    keep = ~few | (rank < (len(found) if most is None else most))
+    return Splits(data.train, data.search, found.take(keep), data.test)
 
 
 if __name__ == "__main__":

@@ -69,10 +69,19 @@ def _changes(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def costs_of(
     models: Mapping[str, "nn.Module"], input_shape: tuple[int, int, int], latency: bool
 ) -> dict[str, "Cost"]:
-    """Measure what each model costs."""
+    """Measure what each model costs; of gated patches the most that one image can cost."""
     from cnnsplitter.cost import measure_cost
+    from cnnsplitter.patch_cost import ungated
+    from cnnsplitter.patching import PatchedModel
 
-    return {n: measure_cost(model, input_shape, latency=latency) for n, model in models.items()}
+    return {
+        name: measure_cost(
+            ungated(model) if isinstance(model, PatchedModel) else model,
+            input_shape,
+            latency=latency,
+        )
+        for name, model in models.items()
+    }
 
 
 def show_costs(costs: Mapping[str, "Cost"], terminal: Terminal) -> None:
