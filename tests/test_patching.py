@@ -328,6 +328,8 @@ def test_classes_that_do_not_fit_are_refused() -> None:
     weak = constant(0.2, 0.5, 0.3)
     with pytest.raises(SettingsError, match="must be the weak model's"):
         PatchedModel(weak, [], classes=("bird", "cat"))
+    with pytest.raises(SettingsError, match="'ship' is new to the weak model"):
+        PatchedModel(weak, [Patch("ship", intensity(), UNIT, Gate("rank", -1.0))])
     data = splits(noise(8), [0, 1, 2, 3] * 2, (*NAMES, "ship"))
     with pytest.raises(DataError, match="relabel"):
         patch(weak, {"bird": intensity()}, data)

@@ -155,7 +155,8 @@ class IsotonicCalibration(Calibration):
     shares: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not self.points or len(self.points) != len(self.shares):
+        lists = isinstance(self.points, tuple) and isinstance(self.shares, tuple)
+        if not lists or not self.points or len(self.points) != len(self.shares):
             raise SettingsError(
                 f"calibration {self.kind!r}: points and shares must be equally many, at least one"
             )

@@ -14,7 +14,7 @@ from cnnsplitter.combining import RULES, Joint, Layout, Observations, combine, o
 from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.errors import DataError, SettingsError, require_known
 from cnnsplitter.fitting import Fitting, fit
-from cnnsplitter.gating import Gate
+from cnnsplitter.gating import Gate, doubts_for
 from cnnsplitter.inference import predict
 
 __all__ = ["RULES", "Patch", "PatchedModel", "observe", "patch", "require_classes"]
@@ -256,3 +256,9 @@ def _check_patches(weak: Classifier, patches: tuple[Patch, ...], classes: tuple[
         _check_patch(weak, patch_.target, patch_.module, classes)
         if targets.count(patch_.target) > 1:
             raise SettingsError(f"class {patch_.target!r} is patched twice; keep one patch")
+        known = weak.classes.index(patch_.target) if patch_.target in weak.classes else None
+        if patch_.gate is not None and patch_.gate.doubt not in doubts_for(known):
+            raise SettingsError(
+                f"class {patch_.target!r} is new to the weak model, so that its gate must be "
+                f"'unsure', not {patch_.gate.doubt!r}"
+            )
