@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cnnsplitter.baselines import fine_tune, retrain_last_layer
+from cnnsplitter.baselines import fine_tune, linear_layer, retrain_last_layer
 from cnnsplitter.calibration import LearnedCalibration
 from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
@@ -72,6 +72,10 @@ class Case:
             for part in (self.data.calibration, self.data.test)
         )
         weak, patch = _macs(self.weak), _macs(module)
+        after = linear_layer(seen, test).argmax(1)
+        ungated: dict[str, Value] = {"macs_weak": weak, "macs_patch": patch}
+        ungated |= {"macs_mean": weak + patch, "kept_kernels": _kept(module)}
+        yield {**self._row("linear", name, before, after), **ungated}
         for method, fitting in FITTINGS.items():
             joint = fit(fitting, seen)
             after = outputs_of(joint, test).argmax(1)
