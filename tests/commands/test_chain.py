@@ -270,6 +270,18 @@ class TestPatch:
         assert {"weak", "patched"} <= result["cost"].keys()
         assert describe(out)["details"]["guard"] == result["guard"]
 
+    def test_adds_a_class_that_the_weak_model_lacks(self, shop: Shop, tmp_path: Path) -> None:
+        weak, out = tmp_path / "three.safetensors", tmp_path / "p.safetensors"
+        data, three = shop / "data.npz", f"{shop / 'data.npz'}[bird,cat,dog]"
+        succeed("train", "lenet5", "--epochs", 1, "--data", three, "--out", weak)
+        ship = ("--with", shop / "modules" / "ship.safetensors", "--force-patch")
+        found = succeed("patch", weak, *ship, "--data", data, "--out", out, "--json").json
+        (row,) = found["rows"]
+        assert (row["target"], row["recall_before"]) == ("ship", 0)
+        assert load_as(PatchedModel, out).classes == CLASSES
+        again = succeed("evaluate", out, "--before", weak, "--data", data, "--json").json
+        assert again["comparison"]["rows"] == found["rows"]
+
     def test_baselines_stand_beside_the_patch(self, shop: Shop, tmp_path: Path) -> None:
         arguments = (
             *("patch", shop / "weak.safetensors", "--with", shop / "modules" / "cat.safetensors"),

@@ -68,7 +68,8 @@ def evaluate(
         if before is None:
             evaluations = {"model": measure(models["model"], images.test)}
         else:
-            comparison = compare(models["before"], models["after"], images.test)
+            first = _with_classes_of(models["after"], models["before"])
+            comparison = compare(first, models["after"], images.test)
             evaluations = {"before": comparison.before, "after": comparison.after}
     costs = costs_of(models, images.input_shape, latency)
     for name, evaluation in evaluations.items():
@@ -93,6 +94,18 @@ def _load_whole(path: Path) -> "Classifier | ComposedModel | PatchedModel":
     if not isinstance(model, Classifier | ComposedModel | PatchedModel):
         raise SettingsError(f"{path}: a class module scores one class; compose or patch first")
     return model
+
+
+def _with_classes_of(after: "nn.Module", before: "nn.Module") -> "nn.Module":
+    """Return ``before``, with probability 0 for classes that the patches of ``after`` add."""
+    from cnnsplitter.classifier import Classifier
+    from cnnsplitter.patching import PatchedModel
+
+    if not isinstance(before, Classifier) or not isinstance(after, PatchedModel):
+        return before
+    if not set(before.classes) < set(after.classes):
+        return before
+    return PatchedModel(before, (), classes=after.classes)
 
 
 def show_comparison(comparison: "Comparison", terminal: Terminal) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cnnsplitter.commands.tables import costs_of
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -32,15 +33,16 @@ class Rivals:
         self, weak: "Classifier", patched: "PatchedModel", images: "Splits", fitting: "Fitting"
     ) -> list[dict[str, Any]]:
         """Return one row per method and patched class, the patch's own first."""
-        from cnnsplitter.cost import measure_cost
         from cnnsplitter.evaluation import compare
 
         rows: list[dict[str, Any]] = []
         before = patched.unpatched()
         for method, model in self._models(weak, patched, images, fitting):
             found = compare(before, model, images.test, patched.targets).rows()
-            cost = measure_cost(model, images.input_shape).multiply_adds
-            rows += [{"method": method, **row, "multiply_adds": cost} for row in found]
+            cost = costs_of({method: model}, images.input_shape, False)[method]
+            rows += [
+                {"method": method, **row, "multiply_adds": cost.multiply_adds} for row in found
+            ]
         return rows
 
     def _models(
