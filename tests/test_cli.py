@@ -18,7 +18,7 @@ from shop import call, succeed, write_npz
 
 COMMANDS = (
     *("demo", "run", "train", "adopt", "evaluate", "inspect"),
-    *("sensitivity", "split", "compose", "patch", "export", "bundle", "push", "pull"),
+    *("sensitivity", "split", "compose", "diagnose", "patch", "export", "bundle", "push", "pull"),
 )
 
 

@@ -95,6 +95,20 @@ def test_comparison_follows_every_flip(
     assert stored["after"]["confusion"] == result.after.confusion.tolist()
 
 
+@given(predictions(), st.floats(0.1, 1000))
+def test_weights_restore_a_balance(case: tuple[int, list[int], list[int]], images: float) -> None:
+    n, labels, predicted = case
+    names = tuple(f"c{i}" for i in range(n))
+    found = count(torch.tensor(labels), torch.tensor(predicted), names).weighted(images)
+    weights = [images / labels.count(label) for label in labels]
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        labels, predicted, labels=range(n), zero_division=0, sample_weight=weights
+    )
+    assert found.precision.numpy() == pytest.approx(precision)
+    assert found.recall.numpy() == pytest.approx(recall)
+    assert found.f1.numpy() == pytest.approx(f1)
+
+
 def test_evaluate_by_hand() -> None:
     data = pixels([0, 1, 2, 3, 0, 0], [0, 1, 2, 3, 1, 2])
     result = evaluate(Lookup(torch.eye(4)), data)

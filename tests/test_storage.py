@@ -10,10 +10,16 @@ import torch
 from torch import nn
 
 import toys
-from cnnsplitter.calibration import NormalCalibration, RangeCalibration
+from cnnsplitter.calibration import (
+    IsotonicCalibration,
+    LearnedCalibration,
+    NormalCalibration,
+    RangeCalibration,
+)
 from cnnsplitter.class_modules import ClassModule, ComposedModel, compose
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.errors import StorageError
+from cnnsplitter.gating import Gate
 from cnnsplitter.packing import Model
 from cnnsplitter.patching import Patch, PatchedModel
 from cnnsplitter.storage import describe, load, load_as, save
@@ -34,6 +40,8 @@ for path in folder.glob("*.safetensors"):
 """
 RANGE = RangeCalibration("min-max", -1.5, 2.5, clip=False)
 NORMAL = NormalCalibration("z-score", 0.25, 1.5)
+LEARNED = LearnedCalibration("learned", 0.5, -1.25, 0.75, 0.0)
+ISOTONIC = IsotonicCalibration("isotonic", (-1.0, 0.5, 2.0), (0.1, 0.4, 0.9))
 
 
 class Own(nn.Module):
@@ -60,6 +68,17 @@ def patched_model() -> PatchedModel:
     return PatchedModel(toys.classifier("weak-simcnn", seed=6), patches, "renormalise")
 
 
+def learned_model() -> PatchedModel:
+    """Learned calibrations, a gate, and a class that the weak model lacks."""
+    strong = toys.classifier("resnet20", seed=5)
+    patches = [
+        Patch("dog", toys.class_module(strong, "dog"), LEARNED, Gate("margin", -0.5)),
+        Patch("ship", toys.class_module(strong, "cat", 0.3), ISOTONIC, Gate("unsure", 0.2)),
+    ]
+    weak = toys.classifier("weak-simcnn", seed=6)
+    return PatchedModel(weak, patches, "renormalise", ("ship", *weak.classes))
+
+
 def composed_models() -> dict[str, ComposedModel]:
     one, other = toys.classifier("resnet20", seed=3), toys.classifier("lenet5", seed=4)
     modules = [toys.class_module(one, "dog"), toys.class_module(other, "bird", 0.7)]
@@ -74,7 +93,14 @@ def models() -> dict[str, Model]:
     strong = {f"classifier-{name}": toys.classifier(name) for name in MODELS}
     modules = {f"module-{name}": toys.class_module(toys.classifier(name)) for name in MODELS}
     whole = {"whole": ClassModule.of(toys.classifier("resnet20"), "dog")}
-    return {**strong, **modules, **whole, **composed_models(), "patched": patched_model()}
+    return {
+        **strong,
+        **modules,
+        **whole,
+        **composed_models(),
+        "patched": patched_model(),
+        "learned": learned_model(),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +173,10 @@ def test_calibrations_targets_and_rule_survive(folder: Path) -> None:
     patched = load_as(PatchedModel, folder / "patched.safetensors")
     assert (patched.targets, patched.rule) == (("dog", "cat"), "renormalise")
     assert patched.calibrations == (RANGE, NORMAL)
+    learned = load_as(PatchedModel, folder / "learned.safetensors")
+    assert learned.calibrations == (LEARNED, ISOTONIC)
+    assert [patch.gate for patch in learned.patches] == [Gate("margin", -0.5), Gate("unsure", 0.2)]
+    assert learned.classes[0] == "ship"
 
 
 def test_a_loaded_model_can_be_saved_again(folder: Path, tmp_path: Path) -> None:

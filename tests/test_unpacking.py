@@ -254,3 +254,49 @@ def test_numbers_and_lists_can_be_sizes_too(tmp_path: Path) -> None:
         change = put(wrong, "module", "sized", name)
         with pytest.raises(StorageError, match=f"cannot take the size '{name}'"):
             load(rewritten(tmp_path / "sized", tmp_path / "wrong", change), build=build)
+
+
+def test_files_from_before_gates_and_added_classes_load(patched: Path, tmp_path: Path) -> None:
+    def older(manifest: Manifest, tensors: Tensors) -> None:
+        del manifest["classes"]
+        for patch in manifest["patches"]:
+            del patch["gate"]
+
+    found, known = load(rewritten(patched, tmp_path / "older", older)), load(patched)
+    images = torch.rand(3, *toys.SHAPE)
+    assert isinstance(found, PatchedModel)
+    assert found.classes == toys.CLASSES
+    assert torch.equal(found(images), known(images))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put({"doubt": "margins", "threshold": 0.0}, "patches", 0, "gate"), "did you mean"),
+        (put({"doubt": "margin"}, "patches", 0, "gate"), "threshold"),
+        (put(["bird", "cat"], "classes"), "must be the weak model's"),
+        (put(["bird", "cat", "dog", "dog"], "classes"), "must be the weak model's"),
+        (put({"kind": "isotonic", "points": 3, "shares": 1}, "patches", 0, "calibration"), "many"),
+        (
+            put(
+                {"kind": "isotonic", "points": [1, 0], "shares": [0, 1]},
+                "patches",
+                0,
+                "calibration",
+            ),
+            "must rise",
+        ),
+        (
+            put(
+                {"kind": "learned", "scale": -1.0, "bias": 0.0, "own": 1.0, "rest": 1.0},
+                *("patches", 0, "calibration"),
+            ),
+            "must not be negative",
+        ),
+    ],
+)
+def test_patches_that_cannot_be_are_refused(
+    change: Callable[[Manifest, Tensors], None], message: str, patched: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(StorageError, match=message):
+        load(rewritten(patched, tmp_path / "wrong", change))

@@ -13,11 +13,15 @@ if TYPE_CHECKING:
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.cost import Cost, measure_cost
     from cnnsplitter.data import ImageSet, Splits, SplitShares, load_data, make_splits
+    from cnnsplitter.diagnosis import diagnose
     from cnnsplitter.engines import Processes, RayCluster
     from cnnsplitter.errors import CnnSplitterError
     from cnnsplitter.evaluation import Comparison, Evaluation, compare, evaluate
     from cnnsplitter.exporting import Exported, export
     from cnnsplitter.finetuning import FineTuning, fine_tune
+    from cnnsplitter.fitting import Fitting
+    from cnnsplitter.gating import Gate
+    from cnnsplitter.guard import judge
     from cnnsplitter.hub import load_folder, pull_from_hub, push_to_hub, save_folder
     from cnnsplitter.importance import Importance, measure_importance
     from cnnsplitter.models import build_model
@@ -48,6 +52,8 @@ _HOME = {
     "Evaluation": "evaluation",
     "Exported": "exporting",
     "FineTuning": "finetuning",
+    "Fitting": "fitting",
+    "Gate": "gating",
     "GeneticSearch": "search",
     "IMAGENET": "preprocessing",
     "ImageSet": "data",
@@ -70,10 +76,12 @@ _HOME = {
     "build_model": "models",
     "compare": "evaluation",
     "compose": "class_modules",
+    "diagnose": "diagnosis",
     "evaluate": "evaluation",
     "export": "exporting",
     "extract": "surgery",
     "fine_tune": "finetuning",
+    "judge": "guard",
     "load": "storage",
     "load_data": "data",
     "load_folder": "hub",

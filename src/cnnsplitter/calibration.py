@@ -1,7 +1,7 @@
-"""The paper's named rules that turn a class module's raw score into a share of certainty.
+"""Rules that turn a class module's raw score into a share of certainty; all keep its order.
 
-All are fitted on the scores that the class module gives to calibration images of its own class,
-and all keep the order of the scores.
+The paper's named rules are fitted on the scores that the class module gives to calibration images
+of its own class; ``likelihood`` fits the learned ones on the calibration images of all classes.
 """
 
 import sys
@@ -21,14 +21,24 @@ class Calibration(ABC):
     """A monotone map from raw scores to calibrated scores.
 
     Attributes:
-        kind: The rule that it was fitted by, one of ``METHODS``.
+        kind: The rule that it was fitted by, one of ``CALIBRATIONS``.
     """
 
     kind: str
 
     @abstractmethod
-    def __call__(self, scores: Tensor) -> Tensor:
-        """Map raw scores float[...] to calibrated scores of the same shape, dtype and device."""
+    def __call__(self, scores: Tensor, weak: Tensor | None = None) -> Tensor:
+        """Map raw scores float[...] to calibrated scores of the same shape, dtype and device.
+
+        Args:
+            scores: Raw scores of the class module.
+            weak: float[..., 2], the weak model's log p and log(1 - p) of the same class, which
+                only ``LearnedCalibration`` uses; None where the weak model lacks the class.
+        """
+
+    def log_odds(self, scores: Tensor, weak: Tensor | None = None) -> Tensor:
+        """Map raw scores to the log-odds of the class; those of scores of 0 and 1 are finite."""
+        return self(scores, weak).logit(eps=1e-6)
 
     def to_json(self) -> dict[str, Any]:
         """Return the calibration as plain JSON values; ``calibration_from_json`` reads them."""
@@ -60,7 +70,7 @@ class RangeCalibration(Calibration):
                 f"calibration {self.kind!r}: low ({self.low}) must be below high ({self.high})"
             )
 
-    def __call__(self, scores: Tensor) -> Tensor:
+    def __call__(self, scores: Tensor, weak: Tensor | None = None) -> Tensor:
         """Map raw scores float[...] to shares of the range."""
         shares = (scores - self.low) / (self.high - self.low)
         return shares.clamp(0, 1) if self.clip else shares
@@ -86,10 +96,86 @@ class NormalCalibration(Calibration):
         if not self.std > 0:
             raise SettingsError(f"calibration {self.kind!r}: std must be positive, not {self.std}")
 
-    def __call__(self, scores: Tensor) -> Tensor:
+    def __call__(self, scores: Tensor, weak: Tensor | None = None) -> Tensor:
         """Map raw scores float[...] to (0, 1)."""
         shares: Tensor = torch.special.ndtr((scores - self.mean) / self.std)
         return shares
+
+
+@dataclass(frozen=True)
+class LearnedCalibration(Calibration):
+    """Log-odds of the class, ``scale * score + bias + own * log p - rest * log(1 - p)``.
+
+    p is the weak model's probability of the class. With scale and bias 0, own and rest 1, it is
+    the weak model's own opinion; with own and rest 0 it is that of the class module alone.
+
+    Attributes:
+        scale: Weight of the class module's score; not negative.
+        bias: Log-odds where all else is 0.
+        own: Weight of what the weak model has for the class; not negative.
+        rest: Weight of what it has against the class; not negative.
+    """
+
+    scale: float
+    bias: float
+    own: float
+    rest: float
+
+    def __post_init__(self) -> None:
+        weights = {"scale": self.scale, "own": self.own, "rest": self.rest}
+        _require_finite(self.kind, bias=self.bias, **weights)
+        for name, value in weights.items():
+            if value < 0:
+                raise SettingsError(
+                    f"calibration {self.kind!r}: {name} must not be negative, but is {value}"
+                )
+
+    def __call__(self, scores: Tensor, weak: Tensor | None = None) -> Tensor:
+        """Map raw scores float[...] to the probability of the class."""
+        return self.log_odds(scores, weak).sigmoid()
+
+    def log_odds(self, scores: Tensor, weak: Tensor | None = None) -> Tensor:
+        """Map raw scores float[...] to the log-odds of the class."""
+        odds = self.scale * scores + self.bias
+        if weak is None:
+            return odds
+        return odds + self.own * weak[..., 0] - self.rest * weak[..., 1]
+
+
+@dataclass(frozen=True)
+class IsotonicCalibration(Calibration):
+    """A rising line through points, constant beyond the first and the last.
+
+    Attributes:
+        points: Raw scores, rising.
+        shares: The share of certainty at each, never falling.
+    """
+
+    points: tuple[float, ...]
+    shares: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        lists = isinstance(self.points, tuple) and isinstance(self.shares, tuple)
+        if not lists or not self.points or len(self.points) != len(self.shares):
+            raise SettingsError(
+                f"calibration {self.kind!r}: points and shares must be equally many, at least one"
+            )
+        for number, (point, share) in enumerate(zip(self.points, self.shares, strict=True)):
+            _require_finite(self.kind, **{f"points[{number}]": point, f"shares[{number}]": share})
+        points, shares = list(self.points), list(self.shares)
+        if points != sorted(set(points)) or shares != sorted(shares):
+            raise SettingsError(f"calibration {self.kind!r}: points must rise, shares not fall")
+
+    def __call__(self, scores: Tensor, weak: Tensor | None = None) -> Tensor:
+        """Map raw scores float[...] to shares."""
+        points, shares = (
+            torch.tensor(values, dtype=torch.float64, device=scores.device)
+            for values in (self.points, self.shares)
+        )
+        # A sum of ramps, because every exporter knows it.
+        steps = points.diff()
+        ramps = (scores[..., None].double() - points[:-1]).clamp(min=0).minimum(steps) / steps
+        return (self.shares[0] + (ramps * shares.diff()).sum(-1)).to(scores.dtype)
 
 
 def fit_calibration(
@@ -127,7 +213,8 @@ def calibration_from_json(value: object) -> Calibration:
     kind = value.get("kind") if isinstance(value, Mapping) else None
     if not isinstance(value, Mapping) or not isinstance(kind, str) or kind not in _KINDS:
         raise StorageError(
-            f"a calibration needs a 'kind' out of {', '.join(METHODS)}, got {kind!r}; save it anew"
+            f"a calibration needs a 'kind' out of {', '.join(CALIBRATIONS)}, got {kind!r}; "
+            "save it anew"
         )
     keys = {field.name for field in fields(_KINDS[kind])}
     if set(value) != keys:
@@ -135,7 +222,8 @@ def calibration_from_json(value: object) -> Calibration:
             f"calibration {kind!r} needs the keys {sorted(keys)}, got {sorted(map(str, value))}"
         )
     try:
-        return _KINDS[kind](**value)
+        kept: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+        return _KINDS[kind](**kept)
     except SettingsError as error:
         raise StorageError(f"{error}; the file is damaged, save it anew") from error
 
@@ -195,8 +283,13 @@ _RANGES: Mapping[str, Callable[[Tensor], tuple[float, float]]] = {
     "outlier": _without_outliers,
 }
 _KINDS: Mapping[str, type[Calibration]] = {
+    "learned": LearnedCalibration,
+    "temperature": LearnedCalibration,
+    "isotonic": IsotonicCalibration,
     **dict.fromkeys(_RANGES, RangeCalibration),
     "z-score": NormalCalibration,
 }
-METHODS = tuple(_KINDS)
+METHODS = (*_RANGES, "z-score")
 """The names of the paper's calibration rules."""
+CALIBRATIONS = tuple(_KINDS)
+"""The names of all calibrations; ``likelihood`` fits those that are not in ``METHODS``."""

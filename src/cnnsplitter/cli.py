@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 from cnnsplitter import __version__
 from cnnsplitter.commands import (
+    diagnoses,
     doctor,
     evaluations,
     exports,
@@ -56,7 +57,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (runs, models, doctor, evaluations, splits, patches, exports, hub):
+for module in (runs, models, doctor, evaluations, splits, diagnoses, patches, exports, hub):
     module.register(app)
 
 

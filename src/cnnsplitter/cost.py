@@ -76,7 +76,7 @@ def measure_cost(
         batch_size: Images run at a time while measuring the time.
     """
     with eval_mode(model), torch.no_grad():
-        latency_ms = _latency(model, _images(model, batch_size, input_shape)) if latency else None
+        latency_ms = latency_of(model, _images(model, batch_size, input_shape)) if latency else None
         return Cost(
             kernels=sum(m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -100,7 +100,11 @@ def _multiply_adds(model: nn.Module, images: Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def _latency(model: nn.Module, images: Tensor) -> float:
+def latency_of(model: nn.Module, images: Tensor) -> float:
+    """Return the median milliseconds for one of ``images`` [B, C, H, W] when they are run at once.
+
+    It takes about half a second; the model must be in eval mode.
+    """
     from torch.utils.benchmark import Timer
 
     timer = Timer(

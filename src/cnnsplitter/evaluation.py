@@ -1,7 +1,7 @@
 """How good a model is, class by class, and what a change such as a patch did to it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +11,14 @@ from torch import Tensor, nn
 from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError, ModelError, require_known
 from cnnsplitter.inference import predict
+from cnnsplitter.intervals import (
+    COVERAGE,
+    Interval,
+    f1_interval,
+    mcnemar,
+    paired_changes,
+    share_interval,
+)
 
 
 @runtime_checkable
@@ -28,7 +36,8 @@ class Evaluation:
     """Predictions counted by class.
 
     Attributes:
-        confusion: int64[N, N], samples by true class (rows) and predicted class (columns).
+        confusion: int64[N, N], samples by true class (rows) and predicted class (columns); if
+            they are weighted float64.
         classes: The N class names.
     """
 
@@ -69,6 +78,27 @@ class Evaluation:
         rows = torch.arange(len(self.classes)) != self.index(target)
         return _share(self.confusion.diagonal()[rows].sum(), self.confusion[rows].sum()).item()
 
+    def weighted(self, images: float) -> "Evaluation":
+        """Return the figures that there would be with ``images`` images of every class."""
+        counts = self.confusion.sum(1, keepdim=True).clamp(min=1)
+        return Evaluation(self.confusion.double() * images / counts, self.classes)
+
+    def intervals(self, target: str) -> dict[str, Interval]:
+        """Return ``precision``, ``recall``, ``f1`` and ``other`` of a class with their intervals.
+
+        ``other`` is ``others_accuracy``; see ``intervals`` for their coverage.
+        """
+        index = self.index(target)
+        hits = self.confusion[index, index].item()
+        predicted, actual = self.confusion.sum(0)[index].item(), self.confusion.sum(1)[index].item()
+        right = self.confusion.diagonal().sum().item() - hits
+        return {
+            "precision": share_interval(hits, predicted),
+            "recall": share_interval(hits, actual),
+            "f1": f1_interval(hits, predicted, actual),
+            "other": share_interval(right, self.confusion.sum().item() - actual),
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Return all figures as plain JSON values."""
         return {
@@ -78,6 +108,11 @@ class Evaluation:
             "precision": self.precision.tolist(),
             "recall": self.recall.tolist(),
             "f1": self.f1.tolist(),
+            "coverage": COVERAGE,
+            "intervals": {
+                name: {figure: asdict(value) for figure, value in self.intervals(name).items()}
+                for name in self.classes
+            },
         }
 
 
@@ -119,8 +154,23 @@ class Comparison:
         """int64[k], positions of the samples that only the second model gets right."""
         return self._flips(self.predicted_after, self.predicted_before)
 
+    def changes(self, target: str) -> dict[str, Interval]:
+        """Return by how much each figure of a class changed, with a paired interval."""
+        index = self.before.index(target)
+        return dict(paired_changes(self.labels, self.predicted_before, self.predicted_after, index))
+
+    @property
+    def chance(self) -> float:
+        """How likely flips as one-sided as these are by chance (McNemar's exact test)."""
+        return mcnemar(len(self.right_to_wrong), len(self.wrong_to_right))
+
     def rows(self) -> list[dict[str, str | int | float]]:
-        """Return one flat row per target class; all shares are between 0 and 1."""
+        """Return one flat row per target class; all shares are between 0 and 1.
+
+        Beside each figure stand the ends of its interval (``..._low``, ``..._high``), and of its
+        change; ``lost`` and ``won`` count the images of the class, ``lost_other`` and
+        ``won_other`` those of the others that became wrong and right.
+        """
         return [self._row(target) for target in self.targets]
 
     def to_json(self) -> dict[str, Any]:
@@ -131,6 +181,8 @@ class Comparison:
             "after": self.after.to_json(),
             "right_to_wrong": self.right_to_wrong.tolist(),
             "wrong_to_right": self.wrong_to_right.tolist(),
+            "chance": self.chance,
+            "coverage": COVERAGE,
             "rows": self.rows(),
         }
 
@@ -145,13 +197,21 @@ class Comparison:
             "n_target": n_target,
             "n_other": len(self.labels) - n_target,
         }
-        stages = (("before", self.before), ("after", self.after))
-        for name in ("precision", "recall", "f1"):
-            for stage, evaluation in stages:
-                row[f"{name}_{stage}"] = getattr(evaluation, name)[index].item()
-        for stage, evaluation in stages:
-            row[f"other_{stage}"] = evaluation.others_accuracy(target)
+        stages = {"before": self.before, "after": self.after}
+        figures = {stage: found.intervals(target) for stage, found in stages.items()}
+        for name, change in self.changes(target).items():
+            for stage in stages:
+                row |= _flat(f"{name}_{stage}", figures[stage][name])
+            row |= _flat(f"{name}_change", change)
+        is_target = self.labels == index
+        for word, flips in (("lost", self.right_to_wrong), ("won", self.wrong_to_right)):
+            inside = int(is_target[flips].sum())
+            row |= {word: inside, f"{word}_other": len(flips) - inside}
         return row
+
+
+def _flat(name: str, value: Interval) -> dict[str, float]:
+    return {name: value.estimate, f"{name}_low": value.low, f"{name}_high": value.high}
 
 
 def evaluate(model: nn.Module, data: ImageSet) -> Evaluation:
@@ -229,4 +289,4 @@ def count(labels: Tensor, predicted: Tensor, classes: tuple[str, ...]) -> Evalua
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
-    return torch.where(whole > 0, part.double() / whole.clamp(min=1), 0.0)
+    return torch.where(whole > 0, part.double() / torch.where(whole > 0, whole, 1), 0.0)

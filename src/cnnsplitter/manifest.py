@@ -75,12 +75,20 @@ class SubtaskPart(NetPart):
     selection: SelectionPart | None
 
 
+class GatePart(_Part):
+    """Where a class module is run."""
+
+    doubt: str
+    threshold: float
+
+
 class PatchPart(_Part):
     """A class module attached to a class of a weak model."""
 
     target: str
     calibration: dict[str, Any]
     module: ClassModulePart
+    gate: GatePart | None = None
 
 
 class _File(_Part):
@@ -117,12 +125,20 @@ class ComposedFile(_File):
 
 
 class PatchedFile(_File):
-    """A weak model with its patches."""
+    """A weak model with its patches.
+
+    Attributes:
+        weak: The weak model.
+        patches: The patches.
+        rule: How they are brought together.
+        classes: Names of the outputs; None for those of the weak model.
+    """
 
     kind: Literal["patched"] = "patched"
     weak: NetPart
     patches: tuple[PatchPart, ...]
     rule: str
+    classes: tuple[str, ...] | None = None
 
 
 AnyFile = Annotated[

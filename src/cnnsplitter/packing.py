@@ -1,5 +1,6 @@
 """From a model to what a file holds of it: a manifest and named tensors."""
 
+from dataclasses import asdict
 from functools import singledispatch
 from typing import Any
 
@@ -15,6 +16,7 @@ from cnnsplitter.manifest import (
     ClassModuleFile,
     ClassModulePart,
     ComposedFile,
+    GatePart,
     NetPart,
     PatchedFile,
     PatchPart,
@@ -78,12 +80,19 @@ def _(model: PatchedModel, details: dict[str, Any]) -> tuple[AnyFile, Tensors]:
         raise StorageError("a patched sub-task network cannot be saved; save it and its patch")
     patches = tuple(
         PatchPart(
-            target=p.target, calibration=p.calibration.to_json(), module=_module_part(p.module)
+            target=p.target,
+            calibration=p.calibration.to_json(),
+            module=_module_part(p.module),
+            gate=None if p.gate is None else GatePart(**asdict(p.gate)),
         )
         for p in model.patches
     )
     file = PatchedFile(
-        weak=_net_part(model.weak), patches=patches, rule=model.rule, details=details
+        weak=_net_part(model.weak),
+        patches=patches,
+        rule=model.rule,
+        classes=model.classes,
+        details=details,
     )
     modules = tuple(p.module for p in model.patches)
     return file, _prefixed("weak", model.weak.net) | _all_module_tensors(modules)

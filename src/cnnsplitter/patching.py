@@ -1,20 +1,23 @@
 """Patching a weak model: class modules of a strong model score the classes that it is poor at."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from cnnsplitter.calibration import METHODS, Calibration
-from cnnsplitter.class_modules import ClassModule, calibrate, require_same_shape
+from cnnsplitter.calibration import Calibration
+from cnnsplitter.class_modules import ClassModule, require_same_shape
 from cnnsplitter.classifier import Classifier
-from cnnsplitter.data import Splits
+from cnnsplitter.combining import RULES, Joint, Layout, Observations, combine, opened
+from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.errors import DataError, SettingsError, require_known
+from cnnsplitter.fitting import Fitting, fit
+from cnnsplitter.gating import Gate, doubts_for
+from cnnsplitter.inference import predict
 
-Rule = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(weak logits [B, N], patched columns int64[P], calibrated scores [B, P]) -> outputs [B, N]."""
+__all__ = ["RULES", "Patch", "PatchedModel", "observe", "patch", "require_classes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +28,13 @@ class Patch:
         target: The class it scores, by its name in the weak model.
         module: The class module; the class may have another name in its strong model.
         calibration: Makes its score comparable with the weak model's probabilities.
+        gate: Where it is run; None for everywhere.
     """
 
     target: str
     module: ClassModule
     calibration: Calibration
+    gate: Gate | None = None
 
 
 class PatchedModel(nn.Module):
@@ -37,53 +42,124 @@ class PatchedModel(nn.Module):
 
     Attributes:
         weak: The weak model.
+        classes: The N class names: those of the weak model and those that patches add.
         targets: The patched classes.
-        calibrations: One per patched class.
-        rule: How scores and probabilities are brought together, one of ``RULES``.
+        joint: How the patches are brought together with the weak model.
+        layout: Where the classes stand.
     """
 
-    def __init__(self, weak: Classifier, patches: Iterable[Patch], rule: str = "replace") -> None:
+    def __init__(
+        self,
+        weak: Classifier,
+        patches: Iterable[Patch],
+        rule: str = "replace",
+        classes: Iterable[str] | None = None,
+    ) -> None:
+        """Attach patches.
+
+        Args:
+            weak: The weak model.
+            patches: In any order, which changes nothing.
+            rule: One of ``RULES``.
+            classes: The order of all classes; by default the weak model's, then added ones in
+                the order of their patches.
+
+        Raises:
+            SettingsError: A class that is patched twice or is not among ``classes``.
+            DataError: Models that take images of different shapes.
+        """
         super().__init__()
         patches = tuple(patches)
         self.weak = weak
         self.targets = tuple(patch.target for patch in patches)
-        self.calibrations = tuple(patch.calibration for patch in patches)
+        added = tuple(target for target in self.targets if target not in weak.classes)
+        self.classes = (*weak.classes, *added) if classes is None else tuple(classes)
+        self.joint = Joint(
+            tuple(patch.calibration for patch in patches), tuple(p.gate for p in patches), rule
+        )
+        _check_patches(weak, patches, self.classes)
+        self.layout = Layout.of(self.classes, weak.classes, self.targets)
         self.class_modules = nn.ModuleList(patch.module for patch in patches)
-        self.rule = rule
-        _check_patches(weak, patches, rule)
-        self._columns = [weak.classes.index(target) for target in self.targets]
         self.eval()
 
     @property
     def patches(self) -> tuple[Patch, ...]:
         """The patches, in the order in which they were given."""
-        parts = zip(self.targets, self.class_modules, self.calibrations, strict=True)
+        joint = self.joint
+        parts = zip(self.targets, self.class_modules, joint.calibrations, joint.gates, strict=True)
         return tuple(Patch(*part) for part in parts)  # type: ignore[arg-type]
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """The N class names of the weak model."""
-        return self.weak.classes
+    def calibrations(self) -> tuple[Calibration, ...]:
+        """One per patched class."""
+        return self.joint.calibrations
+
+    @property
+    def rule(self) -> str:
+        """How scores and probabilities are brought together, one of ``RULES``."""
+        return self.joint.rule
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
         return self.weak.input_shape
 
+    def without(self, *targets: str) -> "PatchedModel":
+        """Return the model without some patches; with none left it is the weak model bit for bit.
+
+        Networks are shared with this model. Classes that only those patches knew are gone.
+
+        Raises:
+            SettingsError: A class that is not patched.
+        """
+        for target in targets:
+            require_known("patched class", target, self.targets)
+        gone = set(targets) - set(self.weak.classes)
+        left = [patch for patch in self.patches if patch.target not in targets]
+        rest = [name for name in self.classes if name not in gone]
+        classes = rest if left else self.weak.classes
+        return PatchedModel(self.weak, left, self.rule, classes)
+
+    def unpatched(self) -> "PatchedModel":
+        """Return the weak model with this model's N classes; added ones have probability 0."""
+        return PatchedModel(self.weak, (), self.rule, self.classes)
+
+    def opened(self, images: Tensor) -> Tensor:
+        """Return for which images each class module is run, bool[B, P]."""
+        return self.opened_by(self.weak(images))
+
+    def opened_by(self, logits: Tensor) -> Tensor:
+        """Return the same for the weak model's logits [B, weak]."""
+        return opened(self.joint, logits, self.layout)
+
     def forward(self, images: Tensor) -> Tensor:
         """Map images uint8 or float [B, C, H, W] to one probability per class, [B, N].
 
         Under the rule ``"replace"`` the rows do not sum to 1, and an unclipped calibration may
-        leave [0, 1]; the argmax is the prediction all the same. With no patches it is the weak
-        model's softmax.
+        leave [0, 1]; the argmax is the prediction all the same. With no patches, or where all
+        gates are shut, it is the weak model's softmax.
         """
         logits = self.weak(images)
         if not self.targets:
-            return logits.softmax(dim=1)  # type: ignore[no-any-return]
-        parts = zip(self.calibrations, self.class_modules, strict=True)
-        scores = torch.stack([rule(module(images)) for rule, module in parts], dim=1)
-        columns = torch.tensor(self._columns, device=logits.device)
-        return RULES[self.rule](logits, columns, scores.to(logits.dtype))
+            return self.layout.spread(logits.softmax(dim=1), 0.0)
+        open_ = opened(self.joint, logits, self.layout)
+        scores = [
+            self._score(i, images, open_[:, i]).to(logits.dtype) for i in range(len(self.targets))
+        ]
+        return combine(self.joint, logits, torch.stack(scores, dim=1), open_, self.layout)
+
+    def _score(self, patch: int, images: Tensor, open_: Tensor) -> Tensor:
+        """Return the raw scores [B] of one class module, which runs on the opened images only."""
+        module = self.class_modules[patch]
+        # An exported graph has one path for all images, so that it runs them all.
+        if self.joint.gates[patch] is None or torch.compiler.is_exporting():
+            return module(images)  # type: ignore[no-any-return]
+        rows = open_.nonzero().flatten()
+        scores = torch.zeros(len(images), device=images.device)
+        if not len(rows):
+            return scores
+        found = module(images[rows])
+        return scores.to(found.dtype).index_copy(0, rows, found)
 
 
 def patch(
@@ -91,76 +167,98 @@ def patch(
     modules: Mapping[str, ClassModule],
     data: Splits,
     *,
-    calibration: str = "min-max",
-    rule: str = "replace",
+    calibration: str = "learned",
+    rule: str | None = None,
+    objective: str = "likelihood",
+    floor: float = 0.0,
+    gate: float | None = None,
 ) -> PatchedModel:
-    """Patch classes of a weak model with class modules of a strong one, without training.
+    """Patch classes of a weak model with class modules of a strong one; no network is trained.
 
     Args:
         weak: The weak model; copied, so neither it nor its later use is affected.
-        modules: From names of the weak model's classes to the class modules that shall score them.
-        data: The weak model's data; the calibrations are fitted on ``data.calibration``.
-        calibration: One of ``calibration.METHODS``. As published, range calibrations are unclipped
-            under the rule ``"replace"``; other rules need scores in [0, 1] and clip.
-        rule: One of ``RULES``; ``"replace"`` is the paper's (method.md, section 2 step 6).
+        modules: From names of classes to the class modules that shall score them; classes of the
+            data that the weak model lacks may be added.
+        data: The weak model's data; all is fitted on ``data.calibration``.
+        calibration: One of ``calibration.CALIBRATIONS``, see ``Fitting``.
+        rule: One of ``RULES``; ``"replace"`` is the paper's (method.md, section 2 step 6). As
+            published, range calibrations are unclipped under it; other rules clip.
+        objective: What the bias is set for: ``likelihood``, ``f1``, ``recall`` or ``precision``.
+        floor: Least change of the accuracy on the other classes, on the calibration images.
+        gate: Share of the gain in F1 that gates must keep; None for no gates.
 
     Raises:
-        SettingsError: A class that the weak model does not have, an unknown calibration or rule.
+        SettingsError: A class that neither the weak model nor the data have, unknown settings.
         DataError: Data of other classes, a class without calibration images, input shapes that
             differ, or scores that cannot be calibrated.
     """
-    require_known("calibration", calibration, METHODS)
-    require_known("rule", rule, RULES)
-    _check_data(weak, data)
+    fitting = Fitting(calibration, rule, objective, floor, gate)
+    joint = fit(fitting, observe(weak, modules, data.calibration))
+    parts = zip(modules.items(), joint.calibrations, joint.gates, strict=True)
+    patches = [Patch(target, module, c, g) for (target, module), c, g in parts]
+    return PatchedModel(copy.deepcopy(weak), patches, joint.rule, data.classes)
+
+
+def observe(weak: Classifier, modules: Mapping[str, ClassModule], data: ImageSet) -> Observations:
+    """Run a weak model and class modules on images of all classes.
+
+    Raises:
+        SettingsError: A class that neither the weak model nor the data have.
+        DataError: Data of other classes, a class to be patched without images, other shapes.
+    """
+    require_classes(weak, modules, data.classes)
+    require_same_shape({"the weak model": weak.input_shape, "the data": data.images.shape})
     for target, module in modules.items():
-        _check_patch(weak, target, module)
-    patches = [
-        Patch(
-            target,
-            module,
-            calibrate(module, data.calibration, target, calibration, clip=rule != "replace"),
-        )
-        for target, module in modules.items()
-    ]
-    return PatchedModel(copy.deepcopy(weak), patches, rule)
+        _check_patch(weak, target, module, data.classes)
+        if not (data.labels == data.classes.index(target)).any():
+            raise DataError(
+                f"class {target!r} has no calibration image in {data.images.name}; add some"
+            )
+    scores = [predict(module, data).detach().double() for module in modules.values()]
+    return Observations(
+        predict(weak, data).detach().double(),
+        torch.stack(scores, dim=1) if scores else torch.empty(len(data), 0, dtype=torch.float64),
+        data.labels,
+        Layout.of(data.classes, weak.classes, modules),
+    )
 
 
-def _replace(logits: Tensor, columns: Tensor, scores: Tensor) -> Tensor:
-    return logits.softmax(dim=1).index_copy(1, columns, scores)
-
-
-def _renormalise(logits: Tensor, columns: Tensor, scores: Tensor) -> Tensor:
-    # Each score is the odds of its class against the unpatched ones: a single patch keeps its
-    # score exactly and the others share the rest in the weak model's proportions; several patches
-    # compete by their odds, in no order. The bound on scores of 0 and 1 keeps their odds finite.
-    others = logits.index_fill(1, columns, -torch.inf).log_softmax(dim=1)
-    return others.index_copy(1, columns, scores.logit(eps=1e-6)).softmax(dim=1)
-
-
-RULES: Mapping[str, Rule] = {"replace": _replace, "renormalise": _renormalise}
-"""``"replace"``: the target's column is replaced, the others keep the probabilities of the weak
-model (the paper's). ``"renormalise"``: the others are scaled so that every row sums to 1."""
-
-
-def _check_data(weak: Classifier, data: Splits) -> None:
-    if tuple(weak.classes) != tuple(data.classes):
+def require_classes(weak: Classifier, targets: Iterable[str], classes: tuple[str, ...]) -> None:
+    """Raise ``DataError`` unless the data's classes are the weak model's and those to be added."""
+    added = set(classes) - set(weak.classes)
+    shared = tuple(name for name in classes if name not in added)
+    unknown = added - set(targets)
+    if unknown or set(shared) != set(weak.classes) or (not added and shared != weak.classes):
         raise DataError(
             f"the weak model has the classes ({', '.join(weak.classes)}) but the data "
-            f"({', '.join(data.classes)}); relabel the data to the model's classes"
+            f"({', '.join(classes)}); relabel the data to the model's classes, and to those that "
+            "patches add"
         )
-    require_same_shape({"the weak model": weak.input_shape, "the data": data.input_shape})
 
 
-def _check_patch(weak: Classifier, target: str, module: ClassModule) -> None:
-    require_known("class of the weak model", target, weak.classes)
+def _check_patch(
+    weak: Classifier, target: str, module: ClassModule, classes: tuple[str, ...]
+) -> None:
+    require_known("class of the weak model", target, classes)
     name = f"the class module of {module.source_class!r}"
     require_same_shape({"the weak model": weak.input_shape, name: module.input_shape})
 
 
-def _check_patches(weak: Classifier, patches: tuple[Patch, ...], rule: str) -> None:
-    require_known("rule", rule, RULES)
+def _check_patches(weak: Classifier, patches: tuple[Patch, ...], classes: tuple[str, ...]) -> None:
     targets = [patch.target for patch in patches]
+    missing = set(weak.classes) - set(classes)
+    if missing or len(set(classes)) != len(classes):
+        raise SettingsError(
+            f"the classes ({', '.join(classes)}) must be the weak model's "
+            f"({', '.join(weak.classes)}), once each, and those that patches add"
+        )
     for patch_ in patches:
-        _check_patch(weak, patch_.target, patch_.module)
+        _check_patch(weak, patch_.target, patch_.module, classes)
         if targets.count(patch_.target) > 1:
             raise SettingsError(f"class {patch_.target!r} is patched twice; keep one patch")
+        known = weak.classes.index(patch_.target) if patch_.target in weak.classes else None
+        if patch_.gate is not None and patch_.gate.doubt not in doubts_for(known):
+            raise SettingsError(
+                f"class {patch_.target!r} is new to the weak model, so that its gate must be "
+                f"'unsure', not {patch_.gate.doubt!r}"
+            )

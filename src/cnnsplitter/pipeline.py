@@ -187,8 +187,7 @@ class Run:
             self.weak(target),
             {target: self.split[target]},
             self.weak_data(target),
-            calibration=settings.calibration,
-            rule=settings.rule,
+            **vars(settings.fitting),
         )
         details = {"patch": settings.model_dump(mode="json")}
         self._save(patched, f"patched-{file_name(target)}", **details)
@@ -257,10 +256,11 @@ class Run:
             for name, model in (("weak", weak), ("patched", patched))
         }
         kept = self.channels.kernels(self.split.result.selection(target))
+        fitting = self.recipe.patch.fitting
         return {
             **row,
             "seed": self.recipe.seed,
-            "method": f"{self.recipe.patch.calibration}, {self.recipe.patch.rule}",
+            "method": f"{fitting.calibration}, {fitting.joint_rule}",
             "kept_kernels": kept / self.channels.kernel_count,
             **{f"macs_{name}": cost.multiply_adds for name, cost in costs.items()},
         }

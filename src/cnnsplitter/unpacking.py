@@ -12,6 +12,7 @@ from cnnsplitter.channels.cutting import Sizes, adopt_sizes
 from cnnsplitter.class_modules import ClassModule, ComposedModel
 from cnnsplitter.classifier import Architecture, Classifier
 from cnnsplitter.errors import CnnSplitterError, StorageError
+from cnnsplitter.gating import Gate
 from cnnsplitter.manifest import (
     AnyFile,
     ClassifierFile,
@@ -62,11 +63,15 @@ def unpack(file: AnyFile, tensors: Tensors, build: Builder | None) -> Model:
         case PatchedFile():
             patches = [
                 Patch(
-                    p.target, parts.class_module(i, p.module), calibration_from_json(p.calibration)
+                    p.target,
+                    parts.class_module(i, p.module),
+                    calibration_from_json(p.calibration),
+                    None if p.gate is None else Gate(p.gate.doubt, p.gate.threshold),
                 )
                 for i, p in enumerate(file.patches)
             ]
-            return PatchedModel(parts.classifier("weak", "weak", file.weak), patches, file.rule)
+            weak = parts.classifier("weak", "weak", file.weak)
+            return PatchedModel(weak, patches, file.rule, file.classes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,13 +12,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     data = ("--data", write_npz(folder / "data.npz"), "--json")
     strong, weak = folder / "strong.safetensors", folder / "weak.safetensors"
     modules, small = folder / "modules", ("--epochs", 4, "--batch-size", 16)
+    as_published = ("--calibration", "min-max", "--force-patch")
     calls = {
         "train": ("train", "lenet5", *small, "--kind", "overfit", "--learning-rate", 0.1),
         "weak": ("train", "lenet5", "--epochs", 1, "--seed", 1),
         "sensitivity": ("sensitivity", strong, "--search-images", 20),
         "split": ("split", strong, "--population", 6, "--generations", 2),
         "compose": ("compose", modules),
-        "patch": ("patch", weak, "--with", modules / "cat.safetensors"),
+        "patch": ("patch", weak, "--with", modules / "cat.safetensors", *as_published),
     }
     outs = {
         "train": strong,

@@ -13,7 +13,7 @@ from cnnsplitter.data import ImageSet, load_data
 from cnnsplitter.importance import Importance, measure_importance
 from cnnsplitter.inference import predict
 from cnnsplitter.patching import PatchedModel
-from cnnsplitter.storage import describe, load, load_as
+from cnnsplitter.storage import describe, load, load_as, save
 from cnnsplitter.training import Training
 from shop import CLASSES, Shop, call, succeed
 
@@ -215,7 +215,7 @@ class TestPatch:
             *("patch", shop / "weak.safetensors", "--data", shop / "data.npz", "--json"),
             *("--with", f"dog={shop / 'modules' / 'cat.safetensors'}"),
             *("--with", f"cat={shop / 'modules' / 'ship.safetensors'}"),
-            *("--rule", "renormalise", "--out", tmp_path / "p.safetensors"),
+            *("--rule", "renormalise", "--out", tmp_path / "p.safetensors", "--force-patch"),
         )
         assert outcome.json["targets"] == ["dog", "cat"]
         patched = load_as(PatchedModel, tmp_path / "p.safetensors")
@@ -226,13 +226,15 @@ class TestPatch:
         odd.write_bytes((shop / "modules" / "cat.safetensors").read_bytes())
         out = ("--out", tmp_path / "p.safetensors", "--json")
         data = ("--data", shop / "data.npz")
-        outcome = succeed("patch", shop / "weak.safetensors", "--with", odd, *data, *out)
+        weak = shop / "weak.safetensors"
+        outcome = succeed("patch", weak, "--with", odd, *data, *out, "--force-patch")
         assert outcome.json["targets"] == ["cat"]
 
     def test_text_is_the_table_of_before_and_after(self, shop: Shop, tmp_path: Path) -> None:
         outcome = succeed(
             *("patch", shop / "weak.safetensors", "--data", shop / "data.npz", "--latency"),
             *("--with", shop / "modules" / "cat.safetensors", "--out", tmp_path / "p.safetensors"),
+            "--force-patch",
         )
         (row,) = shop.outcomes["patch"].json["rows"]
         (line,) = (line for line in outcome.out.splitlines() if " recall " in line)
@@ -242,6 +244,82 @@ class TestPatch:
         )
         assert "latency ms" in outcome.out
         assert "images became right" in outcome.out
+
+    def test_writes_nothing_where_no_patch_helps(self, shop: Shop, tmp_path: Path) -> None:
+        """The weak model itself is a class module that knows nothing new."""
+        weak, out = shop / "weak.safetensors", tmp_path / "p.safetensors"
+        module = tmp_path / "cat.safetensors"
+        save(ClassModule.of(load_as(Classifier, weak), "cat"), module)
+        outcome = call(
+            *("patch", weak, "--with", module, "--data", shop / "data.npz", "--out", out)
+        )
+        assert outcome.code == 3
+        assert "'cat': the patch is not shown to help on" in outcome.out
+        assert "No patch is shown to help" in outcome.out
+        assert not out.exists()
+
+    def test_keeps_what_helps_and_says_what_gates_spare(self, shop: Shop, tmp_path: Path) -> None:
+        """A strong model made of pixels: every class has a bright spot of its own."""
+        out = tmp_path / "p.safetensors"
+        weak, module = shop / "strong.safetensors", shop / "modules" / "cat.safetensors"
+        arguments = ("--with", module, "--data", shop / "data.npz", "--gate", 0.5, "--force-patch")
+        result = succeed("patch", weak, *arguments, "--out", out, "--json").json
+        assert result["patched"] == ["cat"]
+        assert result["guard"]["cat"]["helps"] in (True, False)
+        assert 0 <= result["run_share"]["cat"] <= 1
+        assert {"weak", "patched"} <= result["cost"].keys()
+        assert describe(out)["details"]["guard"] == result["guard"]
+
+    def test_adds_a_class_that_the_weak_model_lacks(self, shop: Shop, tmp_path: Path) -> None:
+        weak, out = tmp_path / "three.safetensors", tmp_path / "p.safetensors"
+        data, three = shop / "data.npz", f"{shop / 'data.npz'}[bird,cat,dog]"
+        succeed("train", "lenet5", "--epochs", 1, "--data", three, "--out", weak)
+        ship = ("--with", shop / "modules" / "ship.safetensors", "--force-patch")
+        found = succeed("patch", weak, *ship, "--data", data, "--out", out, "--json").json
+        (row,) = found["rows"]
+        assert (row["target"], row["recall_before"]) == ("ship", 0)
+        assert load_as(PatchedModel, out).classes == CLASSES
+        again = succeed("evaluate", out, "--before", weak, "--data", data, "--json").json
+        assert again["comparison"]["rows"] == found["rows"]
+
+    def test_baselines_stand_beside_the_patch(self, shop: Shop, tmp_path: Path) -> None:
+        arguments = (
+            *("patch", shop / "weak.safetensors", "--with", shop / "modules" / "cat.safetensors"),
+            *("--data", shop / "data.npz", "--baselines", "--strong", shop / "strong.safetensors"),
+            *("--force-patch", "--out", tmp_path / "p.safetensors"),
+        )
+        rows = succeed(*arguments, "--json").json["baselines"]
+        methods = ["patch", "whole strong", "random", "last layer", "fine-tuned"]
+        assert [row["method"] for row in rows] == methods
+        assert len({row["recall_before"] for row in rows}) == 1
+        assert rows[0]["multiply_adds"] <= rows[1]["multiply_adds"]
+        assert rows[3]["multiply_adds"] == rows[4]["multiply_adds"] < rows[0]["multiply_adds"]
+
+
+class TestDiagnose:
+    def test_finds_poor_classes_and_tries_class_modules(self, shop: Shop) -> None:
+        arguments = ("diagnose", shop / "weak.safetensors", "--data", shop / "data.npz")
+        result = succeed(*arguments, "--modules", shop / "modules", "--json").json
+        assert sorted(found["class"] for found in result["classes"]) == sorted(CLASSES)
+        f1 = [found["f1"]["estimate"] for found in result["classes"]]
+        assert f1 == sorted(f1)
+        test = shop.outcomes["weak"].json["test"]
+        for found in result["classes"]:
+            index = test["classes"].index(found["class"])
+            assert found["recall"]["estimate"] == pytest.approx(test["recall"][index])
+        tried = {verdict["target"] for verdict in result["modules"]} | result["not_tried"].keys()
+        assert tried == set(CLASSES)
+
+    def test_text_names_confusions(self, shop: Shop) -> None:
+        arguments = ("diagnose", shop / "weak.safetensors", "--data", shop / "data.npz")
+        lines = succeed(*arguments).out.splitlines()
+        assert any("taken for" in line and "mistaken for it" in line for line in lines)
+
+    def test_a_folder_without_class_modules_is_named(self, shop: Shop, tmp_path: Path) -> None:
+        arguments = ("diagnose", shop / "weak.safetensors", "--data", shop / "data.npz")
+        outcome = call(*arguments, "--modules", tmp_path)
+        assert outcome.code == 2
+        assert outcome.err.startswith(f"error: {tmp_path}: no class modules there")
 
 
 class TestEvaluate:
@@ -337,7 +415,10 @@ class TestSettingsFile:
     def test_names_options_as_the_command_line_does(self, shop: Shop, tmp_path: Path) -> None:
         file = tmp_path / "patch.toml"
         module = str(shop / "modules" / "cat.safetensors")
-        file.write_text(f"with = [{json.dumps(module)}]\nrule = 'renormalise'\njson = true\n")
+        file.write_text(
+            f"with = [{json.dumps(module)}]\nrule = 'renormalise'\njson = true\n"
+            "force-patch = true\n"
+        )
         outcome = succeed(
             *("patch", shop / "weak.safetensors", "--settings", file),
             *("--data", shop / "data.npz", "--out", tmp_path / "p.safetensors"),

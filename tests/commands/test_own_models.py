@@ -241,17 +241,9 @@ class TestDoctor:
         assert "own_nets.py:17" in out
         net, data = ("own_nets:Net", *odd), ("--data", "data.npz", "--quiet")
         succeed("train", *net, *data, "--epochs", 1, "--out", tmp_path / "odd.st")
-        saved, modules = tmp_path / "odd.st", tmp_path / "modules"
-        split: tuple[object, ...] = (
-            "split",
-            saved,
-            "--model",
-            *net,
-            *data,
-            *SMALL,
-            "--out",
-            modules,
-        )
+        saved = tmp_path / "odd.st"
+        places = ("--model", *net, *data, "--out", tmp_path / "modules")
+        split: tuple[object, ...] = ("split", saved, *places, *SMALL)
         outcome = call(*split)
         assert outcome.code == 2
         assert "aten.logcumsumexp" in outcome.err

@@ -7,6 +7,7 @@ import pytest
 
 from cnnsplitter.data import SplitShares, parse_source
 from cnnsplitter.errors import SettingsError
+from cnnsplitter.fitting import Fitting
 from cnnsplitter.preprocessing import Preprocessing
 from cnnsplitter.recipes import (
     TARGET,
@@ -81,7 +82,7 @@ def test_a_file_is_a_recipe_too(tmp_path: Path) -> None:
     assert recipe.title == "A small one"
     assert (recipe.seed, recipe.strong.width, recipe.strong.training) == (0, 1.0, Training())
     assert recipe.search.search == GeneticSearch()
-    assert (recipe.patch.calibration, recipe.patch.rule) == ("min-max", "replace")
+    assert recipe.patch.fitting == Fitting("learned")
     assert recipe.strong.preprocessing == Preprocessing((0.5,), (0.25,))
 
 

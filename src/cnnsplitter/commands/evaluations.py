@@ -76,7 +76,8 @@ def evaluate(
         if before is None:
             evaluations = {"model": measure(models["model"], images.test)}
         else:
-            comparison = compare(models["before"], models["after"], images.test)
+            first = _with_classes_of(models["after"], models["before"])
+            comparison = compare(first, models["after"], images.test)
             evaluations = {"before": comparison.before, "after": comparison.after}
     costs = costs_of(models, images.input_shape, latency)
     for name, evaluation in evaluations.items():
@@ -103,11 +104,26 @@ def _load_whole(path: Path, build: "Builder | None") -> "Classifier | ComposedMo
     return model
 
 
+def _with_classes_of(after: "nn.Module", before: "nn.Module") -> "nn.Module":
+    """Return ``before``, with probability 0 for classes that the patches of ``after`` add."""
+    from cnnsplitter.classifier import Classifier
+    from cnnsplitter.patching import PatchedModel
+
+    if not isinstance(before, Classifier) or not isinstance(after, PatchedModel):
+        return before
+    if not set(before.classes) < set(after.classes):
+        return before
+    return PatchedModel(before, (), classes=after.classes)
+
+
 def show_comparison(comparison: "Comparison", terminal: Terminal) -> None:
     """Print what changed from one model to the other."""
     show_changes(comparison.rows(), terminal)
     lost, won = len(comparison.right_to_wrong), len(comparison.wrong_to_right)
-    terminal.line(f"{won} images became right, {lost} became wrong.")
+    terminal.line(
+        f"{won} images became right, {lost} became wrong (as one-sided by chance: "
+        f"p = {comparison.chance:.2g}). Ranges in brackets hold the true change with 95 %."
+    )
 
 
 def inspect(

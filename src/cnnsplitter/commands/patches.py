@@ -1,7 +1,9 @@
 """The command that patches a weak model."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -25,14 +27,64 @@ from cnnsplitter.commands.options import (
     load_model,
     open_fitting_data,
     require_free,
+    require_test_images,
 )
-from cnnsplitter.commands.tables import costs_of, show_costs
+from cnnsplitter.commands.rivals import Rivals, show_rivals
+from cnnsplitter.commands.tables import show_costs
 from cnnsplitter.errors import SettingsError
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
     from cnnsplitter.class_modules import ClassModule
+    from cnnsplitter.classifier import Classifier
+    from cnnsplitter.data import Splits
+    from cnnsplitter.evaluation import Comparison
+    from cnnsplitter.fitting import Fitting
+    from cnnsplitter.patch_cost import PatchCost
+    from cnnsplitter.patching import PatchedModel
     from cnnsplitter.unpacking import Builder
+
+
+Calibration = Annotated[
+    str,
+    typer.Option(
+        help="learned, temperature, isotonic; or the paper's: min-max, percentile, outlier, "
+        "z-score."
+    ),
+]
+Rule = Annotated[
+    str | None,
+    typer.Option(help="replace (the paper's) or renormalise; follows from the calibration."),
+]
+Objective = Annotated[
+    str, typer.Option(help="What the bias is set for: likelihood, f1, recall or precision.")
+]
+Floor = Annotated[
+    float,
+    typer.Option(help="Least change of the accuracy on the other classes; -0.01 is one point."),
+]
+Gate = Annotated[
+    float | None,
+    typer.Option(
+        help="Run class modules only where the weak model is in doubt; share of the gain in F1 "
+        "that this must keep, such as 0.95."
+    ),
+]
+ForcePatch = Annotated[
+    bool, typer.Option("--force-patch", help="Write patches that are not shown to help, too.")
+]
+Baselines = Annotated[
+    bool,
+    typer.Option(
+        "--baselines", help="Compare with retraining on the same images and, with --strong, more."
+    ),
+]
+Strong = Annotated[
+    Path | None,
+    typer.Option(help="The strong model, for the baselines: whole, and cut at random."),
+]
+NO_PATCH_HELPS = 3
+"""The exit code where no patch is shown to help and nothing is written."""
 
 
 def patch(
@@ -46,10 +98,14 @@ def patch(
     ],
     data: Data,
     out: Out,
-    calibration: Annotated[
-        str, typer.Option(help="min-max, percentile, outlier or z-score.")
-    ] = "min-max",
-    rule: Annotated[str, typer.Option(help="replace (the paper's) or renormalise.")] = "replace",
+    calibration: Calibration = "learned",
+    rule: Rule = None,
+    objective: Objective = "likelihood",
+    floor: Floor = 0.0,
+    gate: Gate = None,
+    force_patch: ForcePatch = False,
+    baselines: Baselines = False,
+    strong: Strong = None,
     latency: Latency = False,
     size: Size = None,
     channels: Channels = None,
@@ -62,29 +118,109 @@ def patch(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Attach class modules to a weak model and show what that changes on the test images."""
+    """Attach class modules to a weak model and show what that changes on the test images.
+
+    A patch is kept only if held-out calibration images say that it helps; where none does,
+    nothing is written and the exit code is 3.
+    """
     require_free(out, force)
     from cnnsplitter.classifier import Classifier
-    from cnnsplitter.evaluation import compare
-    from cnnsplitter.patching import patch as attach
+    from cnnsplitter.fitting import Fitting
     from cnnsplitter.storage import save
 
     terminal = Terminal(json, quiet)
     build = builder(context)
+    fitting = Fitting(calibration, rule, objective, floor, gate)
+    rivals = (
+        Rivals(load_model(Classifier, strong, build) if strong else None, seed)
+        if baselines
+        else None
+    )
     model = load_model(Classifier, weak, build)
     parts = _load_modules(modules, build)
     with terminal:
         images = open_fitting_data(context, terminal, {weak: model})
-        patched = attach(model, parts, images, calibration=calibration, rule=rule)
-        comparison = compare(model, patched, images.test)
-    costs = costs_of({"weak": model, "patched": patched}, images.input_shape, latency)
-    kept = details(seed=seed, data=data, weak=weak.name, metrics=comparison.rows())
-    save(patched, out, details=kept, overwrite=force)
-    show_comparison(comparison, terminal)
-    show_costs(costs, terminal)
+    guard = _guarded(model, parts, images, fitting, terminal)
+    kept = [name for name in parts if force_patch or guard[name]["kept"]]
+    if not kept:
+        _refuse(guard, terminal)
+    with terminal:
+        attached = _attach(model, {name: parts[name] for name in kept}, images, fitting, latency)
+        rows = rivals.rows(model, attached.model, images, fitting) if rivals else []
+    made = details(seed=seed, data=data, weak=weak.name, metrics=attached.comparison.rows())
+    save(attached.model, out, details={**made, "guard": guard}, overwrite=force)
+    _show(attached, terminal)
+    show_rivals(rows, terminal)
     terminal.line(f"Written to {out}")
-    cost = {name: vars(cost) for name, cost in costs.items()}
-    terminal.result({"file": str(out), "cost": cost, **comparison.to_json()})
+    result = {"file": str(out), "patched": kept, "guard": guard, "baselines": rows}
+    terminal.result({**result, **attached.to_json(), **attached.comparison.to_json()})
+
+
+def _guarded(
+    model: "Classifier",
+    modules: "Mapping[str, ClassModule]",
+    images: "Splits",
+    fitting: "Fitting",
+    terminal: Terminal,
+) -> dict[str, dict[str, Any]]:
+    """Judge the patches, tell the verdicts, and return them with whether each is kept."""
+    from cnnsplitter.guard import judge
+
+    require_test_images(images)
+    with terminal:
+        judgement = judge(model, modules, images.calibration, fitting)
+    for verdict in judgement.verdicts.values():
+        terminal.line(str(verdict))
+    return {
+        name: {**verdict.to_json(), "kept": name in judgement.kept}
+        for name, verdict in judgement.verdicts.items()
+    }
+
+
+def _refuse(guard: dict[str, dict[str, Any]], terminal: Terminal) -> NoReturn:
+    terminal.line("No patch is shown to help; nothing is written (--force-patch writes it).")
+    terminal.result({"file": None, "patched": [], "guard": guard})
+    raise typer.Exit(NO_PATCH_HELPS)
+
+
+@dataclass(frozen=True, eq=False)
+class _Attached:
+    model: "PatchedModel"
+    comparison: "Comparison"
+    cost: "PatchCost"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return costs and the share of images that each class module runs on."""
+        cost = {name: vars(cost) for name, cost in self.cost.models.items()}
+        return {"cost": cost, "run_share": dict(self.cost.run_share)}
+
+
+def _attach(
+    model: "Classifier",
+    modules: "Mapping[str, ClassModule]",
+    images: "Splits",
+    fitting: "Fitting",
+    latency: bool,
+) -> _Attached:
+    from cnnsplitter.evaluation import compare
+    from cnnsplitter.patch_cost import measure_patch_cost
+    from cnnsplitter.patching import patch as attach
+
+    patched = attach(model, modules, images, **vars(fitting))
+    comparison = compare(patched.unpatched(), patched, images.test)
+    return _Attached(patched, comparison, measure_patch_cost(patched, images.test, latency=latency))
+
+
+def _show(attached: _Attached, terminal: Terminal) -> None:
+    show_comparison(attached.comparison, terminal)
+    show_costs(attached.cost.models, terminal)
+    if "gated" in attached.cost.models:
+        shares = attached.cost.run_share.items()
+        runs = ", ".join(f"{name} on {share:.0%}" for name, share in shares)
+        terminal.line(
+            f"Gates run the class modules of {runs} of the test images: "
+            f"{attached.cost.patch_share:.0%} of the multiply-adds of the ungated patch."
+        )
 
 
 def _load_modules(texts: list[str], build: "Builder | None") -> dict[str, "ClassModule"]:

@@ -49,6 +49,9 @@ def _changes(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for key, title in _FIGURES.items():
         before, after = row[f"{key}_before"], row[f"{key}_after"]
         change = f"{100 * (after - before):+.1f} points"
+        if f"{key}_change_low" in row:
+            low, high = (100 * row[f"{key}_change_{end}"] for end in ("low", "high"))
+            change += f" ({low:+.1f} to {high:+.1f})"
         yield {"class": name, "figure": title, "before": before, "after": after, "change": change}
         name = ""
     if "macs_weak" in row:
@@ -66,10 +69,19 @@ def _changes(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def costs_of(
     models: Mapping[str, "nn.Module"], input_shape: tuple[int, int, int], latency: bool
 ) -> dict[str, "Cost"]:
-    """Measure what each model costs."""
+    """Measure what each model costs; of gated patches the most that one image can cost."""
     from cnnsplitter.cost import measure_cost
+    from cnnsplitter.patch_cost import ungated
+    from cnnsplitter.patching import PatchedModel
 
-    return {n: measure_cost(model, input_shape, latency=latency) for n, model in models.items()}
+    return {
+        name: measure_cost(
+            ungated(model) if isinstance(model, PatchedModel) else model,
+            input_shape,
+            latency=latency,
+        )
+        for name, model in models.items()
+    }
 
 
 def show_costs(costs: Mapping[str, "Cost"], terminal: Terminal) -> None:

@@ -8,11 +8,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from cnnsplitter.calibration import METHODS
 from cnnsplitter.data import SplitShares
 from cnnsplitter.errors import SettingsError, require_known
+from cnnsplitter.fitting import Fitting
 from cnnsplitter.models import Scalar, require_reference, require_scalars
-from cnnsplitter.patching import RULES
 from cnnsplitter.preprocessing import Preprocessing
 from cnnsplitter.search import GeneticSearch
 from cnnsplitter.sensitivity import RATIOS
@@ -139,19 +138,29 @@ class PatchSettings(_Settings):
 
     Attributes:
         targets: Classes of the strong model; each gets its own weak model and patch.
-        calibration: One of the named calibrations.
+        calibration: See ``Fitting``, as for all that follow.
         rule: How scores and probabilities are brought together.
+        objective: What the bias is set for.
+        floor: Least change of the accuracy on the other classes.
+        gate: Share of the gain in F1 that a gate must keep.
     """
 
     targets: tuple[str, ...] = Field(min_length=1)
-    calibration: str = "min-max"
-    rule: str = "replace"
+    calibration: str = "learned"
+    rule: str | None = None
+    objective: str = "likelihood"
+    floor: float = 0.0
+    gate: float | None = None
 
     @model_validator(mode="after")
-    def _are_known(self) -> Self:
-        require_known("calibration", self.calibration, METHODS)
-        require_known("rule", self.rule, RULES)
+    def _is_valid(self) -> Self:
+        _ = self.fitting
         return self
+
+    @property
+    def fitting(self) -> Fitting:
+        """How the patches are fitted."""
+        return Fitting(self.calibration, self.rule, self.objective, self.floor, self.gate)
 
 
 class Recipe(_Settings):

@@ -1,0 +1,147 @@
+"""What the patch experiments share: one weak model, its patches and baselines, one row for each."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cnnsplitter.baselines import fine_tune, linear_layer, retrain_last_layer
+from cnnsplitter.calibration import LearnedCalibration
+from cnnsplitter.class_modules import ClassModule
+from cnnsplitter.classifier import Classifier
+from cnnsplitter.combining import Observations, opened, outputs_of
+from cnnsplitter.cost import measure_cost
+from cnnsplitter.data import Splits
+from cnnsplitter.evaluation import Evaluation, classify, count
+from cnnsplitter.fitting import Fitting, fit
+from cnnsplitter.guard import verdicts_of
+from cnnsplitter.patching import observe
+from cnnsplitter.results import Row
+
+Value = str | int | float | bool | None
+FITTINGS = {
+    "min-max": Fitting("min-max"),
+    "learned": Fitting("learned"),
+    "learned-gated": Fitting("learned", gate=0.95),
+}
+"""Method to how its patches are fitted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A weak model that is to be patched at one class.
+
+    Attributes:
+        weak: The weak model.
+        target: The class.
+        data: The weak model's data; test images may be of any balance.
+        modules: Name of a patch (class-module, whole-strong, random) to its class module.
+        images_per_class: What every class of the test images is weighted to; None for no weights.
+        facts: What every row repeats.
+    """
+
+    weak: Classifier
+    target: str
+    data: Splits
+    modules: Mapping[str, ClassModule]
+    images_per_class: int | None
+    facts: Mapping[str, str | int | float]
+
+    def rows(self) -> Iterator[Row]:
+        """Yield one row per patch and method, then one per baseline that retrains."""
+        before = classify(self.weak, self.data.test)
+        for name, module in self.modules.items():
+            yield from self._patches(name, module, before)
+        retrained = {
+            "last-layer": retrain_last_layer(self.weak, self.data.calibration),
+            "fine-tune": fine_tune(self.weak, self.data, seed=0),
+        }
+        for method, model in retrained.items():
+            after = classify(model, self.data.test)
+            cost = _macs(self.weak)
+            yield self._row(method, "none", before, after) | {
+                "macs_weak": cost,
+                "macs_patch": 0,
+                "macs_mean": cost,
+            }
+
+    def _patches(self, name: str, module: ClassModule, before: Tensor) -> Iterator[Row]:
+        seen, test = (
+            observe(self.weak, {self.target: module}, part)
+            for part in (self.data.calibration, self.data.test)
+        )
+        weak, patch = _macs(self.weak), _macs(module)
+        after = linear_layer(seen, test).argmax(1)
+        ungated: dict[str, Value] = {"macs_weak": weak, "macs_patch": patch}
+        ungated |= {"macs_mean": weak + patch, "kept_kernels": _kept(module)}
+        yield {**self._row("linear", name, before, after), **ungated}
+        for method, fitting in FITTINGS.items():
+            joint = fit(fitting, seen)
+            after = outputs_of(joint, test).argmax(1)
+            share = opened(joint, test.logits, test.layout).double().mean().item()
+            (calibration,) = joint.calibrations
+            yield {
+                **self._row(method, name, before, after),
+                **_judged(fitting, seen),
+                "kept_kernels": _kept(module),
+                "run_share": share,
+                "macs_weak": weak,
+                "macs_patch": patch,
+                "macs_mean": round(weak + share * patch),
+                "gate": _gate(joint.gates[0]),
+                **(_weights(calibration) if isinstance(calibration, LearnedCalibration) else {}),
+            }
+
+    def _row(self, method: str, patch: str, before: Tensor, after: Tensor) -> dict[str, Value]:
+        labels, classes = self.data.test.labels, self.data.classes
+        index = classes.index(self.target)
+        row: dict[str, Value] = {**self.facts, "target": self.target, "method": method}
+        row |= {"patch": patch, "n_target": int((labels == index).sum())}
+        row["n_other"] = len(labels) - int((labels == index).sum())
+        stages = {"before": before, "after": after}
+        found = {stage: self._weighted(count(labels, p, classes)) for stage, p in stages.items()}
+        for figure in ("precision", "recall", "f1"):
+            for stage, evaluation in found.items():
+                row[f"{figure}_{stage}"] = getattr(evaluation, figure)[index].item()
+        for stage, evaluation in found.items():
+            row[f"other_{stage}"] = evaluation.others_accuracy(self.target)
+        right = {stage: predicted == labels for stage, predicted in stages.items()}
+        row["right_to_wrong"] = int((right["before"] & ~right["after"]).sum())
+        row["wrong_to_right"] = int((~right["before"] & right["after"]).sum())
+        return row
+
+    def _weighted(self, evaluation: Evaluation) -> Evaluation:
+        if self.images_per_class is None:
+            return evaluation
+        return evaluation.weighted(self.images_per_class)
+
+
+def _judged(fitting: Fitting, seen: Observations) -> dict[str, bool | float]:
+    """Return what the guard says on the calibration images, by which settings are chosen."""
+    (verdict,) = verdicts_of(fitting, seen)
+    return {
+        "guard_helps": verdict.helps,
+        "held_out_f1_change": verdict.f1.estimate,
+        "held_out_other_change": verdict.other.estimate,
+    }
+
+
+def _weights(found: LearnedCalibration) -> dict[str, float]:
+    return {name: getattr(found, name) for name in ("scale", "bias", "own", "rest")}
+
+
+def _gate(gate: object) -> str | None:
+    return None if gate is None else str(gate)
+
+
+def _kept(module: ClassModule) -> float:
+    if module.selection is None:
+        return 1.0
+    return module.selection.keep.double().mean().item()
+
+
+def _macs(model: nn.Module) -> int:
+    shape: tuple[int, int, int] = model.input_shape  # type: ignore[assignment]
+    with torch.no_grad():
+        return measure_cost(model, shape).multiply_adds

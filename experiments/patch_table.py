@@ -1,0 +1,55 @@
+"""Print what a patch experiment found as a Markdown page: means over its cases, by method."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Annotated, Any
+
+import typer
+
+from cnnsplitter.results import read_json
+
+FIGURES = {"precision": "precision", "recall": "recall", "f1": "F1", "other": "other classes"}
+TITLES = ("weak", "patch", "method", "cases", *FIGURES.values(), "F1 worse", "patch runs")
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return one line per kind of weak model, patch and method, with mean changes in points."""
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        for weak in (row["weak"], "**all**"):
+            groups[weak, row["patch"], row["method"]].append(row)
+    lines = [TITLES, tuple("---" for _ in TITLES)]
+    lines += [(*names, *_cells(found)) for names, found in sorted(groups.items())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cells(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    worse = sum(row["f1_after"] < row["f1_before"] for row in rows)
+    shares = [row["run_share"] for row in rows if row.get("run_share") is not None]
+    runs = f"{100 * mean(shares):.0f} %" if shares else "-"
+    changes = (_change(figure, rows) for figure in FIGURES)
+    return (str(len(rows)), *changes, f"{worse} of {len(rows)}", runs)
+
+
+def _change(figure: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    changes = [100 * (row[f"{figure}_after"] - row[f"{figure}_before"]) for row in rows]
+    spread = f" ± {stdev(changes):.1f}" if len(changes) > 1 else ""
+    return f"{mean(changes):+.1f}{spread}"
+
+
+def main(file: Annotated[Path, typer.Argument(help="A results file.")]) -> None:
+    """Print the page: the table, and where its figures come from."""
+    found = read_json(file)
+    made = ", ".join(f"{name} {value}" for name, value in found["versions"].items())
+    typer.echo(
+        "Mean change in points on the test images ± standard deviation over the cases (target "
+        "classes and seeds).\n"
+    )
+    typer.echo(table(found["rows"]))
+    typer.echo(f"\nMade by `{found['command']}` on {found['machine']['processor']} with {made}.")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,127 @@
+"""The command that finds what a weak model is poor at, and what would help."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnnsplitter.commands.options import (
+    Channels,
+    Data,
+    Json,
+    Quiet,
+    Root,
+    Seed,
+    Settings,
+    Size,
+    load_model,
+    open_fitting_data,
+    require_test_images,
+)
+from cnnsplitter.errors import SettingsError
+from cnnsplitter.terminal import Terminal
+
+if TYPE_CHECKING:
+    from cnnsplitter.class_modules import ClassModule
+    from cnnsplitter.diagnosis import ClassFinding
+    from cnnsplitter.guard import Verdict
+
+
+def diagnose(
+    context: typer.Context,
+    weak: Annotated[Path, typer.Argument(help="The weak model, saved by this package.")],
+    data: Data,
+    modules: Annotated[
+        Path | None, typer.Option(help="Folder of class modules to try on held-out images.")
+    ] = None,
+    size: Size = None,
+    channels: Channels = None,
+    root: Root = None,
+    seed: Seed = 0,
+    settings: Settings = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what a weak model is poor at, on the test images, and which class modules help.
+
+    Class modules are tried on calibration images, each by a fit that has not seen it.
+    """
+    from cnnsplitter.classifier import Classifier
+    from cnnsplitter.diagnosis import diagnose as examine
+    from cnnsplitter.diagnosis import try_modules
+
+    terminal = Terminal(json, quiet)
+    model = load_model(Classifier, weak)
+    parts = {} if modules is None else _load_folder(modules)
+    with terminal:
+        images = open_fitting_data(context, terminal, {weak: model})
+        require_test_images(images)
+        findings = examine(model, images.test)
+        fitting = {name: part for name, part in parts.items() if name in images.classes}
+        verdicts, refused = try_modules(model, fitting, images)
+    refused |= dict.fromkeys(parts.keys() - fitting.keys(), "no such class in the data")
+    _show_findings(findings, terminal)
+    _show_verdicts(verdicts, refused, terminal)
+    terminal.result(
+        {
+            "classes": [finding.to_json() for finding in findings],
+            "modules": [verdict.to_json() for verdict in verdicts],
+            "not_tried": refused,
+        }
+    )
+
+
+def _load_folder(folder: Path) -> dict[str, "ClassModule"]:
+    """Load all class modules of a folder, by the names of their classes."""
+    from cnnsplitter.class_modules import ClassModule
+
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if not files:
+        raise SettingsError(f"{folder}: no class modules there; split a strong model into it")
+    found = [load_model(ClassModule, path) for path in files]
+    return {module.source_class: module for module in found}
+
+
+def _show_findings(findings: "Sequence[ClassFinding]", terminal: Terminal) -> None:
+    terminal.table(
+        "Classes on the test images, in %, with what holds the true figure with 95 %",
+        [
+            {
+                "class": f"{finding.name} (poor)" if finding.is_poor else finding.name,
+                "images": finding.images,
+                "precision": str(finding.precision),
+                "recall": str(finding.recall),
+                "F1": str(finding.f1),
+                "taken for": _listed(finding.missed),
+                "mistaken for it": _listed(finding.alarms),
+            }
+            for finding in findings
+        ],
+    )
+    poor = [finding for finding in findings if finding.is_poor]
+    for finding in poor:
+        terminal.line(
+            f"{finding.name}: surely below the mean F1; a patch could add at most "
+            f"{100 * finding.gain:.1f} points."
+        )
+    if not poor:
+        terminal.line("No class is surely below the mean F1.")
+
+
+def _show_verdicts(
+    verdicts: "Sequence[Verdict]", refused: dict[str, str], terminal: Terminal
+) -> None:
+    for verdict in verdicts:
+        terminal.line(str(verdict))
+    for name, reason in refused.items():
+        terminal.line(f"class module of {name!r} was not tried: {reason}")
+
+
+def _listed(pairs: tuple[tuple[str, int], ...]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in pairs)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(diagnose)

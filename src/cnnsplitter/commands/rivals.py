@@ -1,0 +1,79 @@
+"""The baselines beside a patch, for ``patch --baselines``."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cnnsplitter.commands.tables import costs_of
+from cnnsplitter.terminal import Terminal
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cnnsplitter.class_modules import ClassModule
+    from cnnsplitter.classifier import Classifier
+    from cnnsplitter.data import Splits
+    from cnnsplitter.fitting import Fitting
+    from cnnsplitter.patching import PatchedModel
+
+
+@dataclass(frozen=True, eq=False)
+class Rivals:
+    """How the baselines are made.
+
+    Attributes:
+        strong: The strong model; without it there are only those that retrain the weak one.
+        seed: Of all that is random.
+    """
+
+    strong: "Classifier | None"
+    seed: int
+
+    def rows(
+        self, weak: "Classifier", patched: "PatchedModel", images: "Splits", fitting: "Fitting"
+    ) -> list[dict[str, Any]]:
+        """Return one row per method and patched class, the patch's own first."""
+        from cnnsplitter.evaluation import compare
+
+        rows: list[dict[str, Any]] = []
+        before = patched.unpatched()
+        for method, model in self._models(weak, patched, images, fitting):
+            found = compare(before, model, images.test, patched.targets).rows()
+            cost = costs_of({method: model}, images.input_shape, False)[method]
+            rows += [
+                {"method": method, **row, "multiply_adds": cost.multiply_adds} for row in found
+            ]
+        return rows
+
+    def _models(
+        self, weak: "Classifier", patched: "PatchedModel", images: "Splits", fitting: "Fitting"
+    ) -> "Iterator[tuple[str, nn.Module]]":
+        from cnnsplitter import baselines
+        from cnnsplitter.patching import patch
+
+        yield "patch", patched
+        modules = {part.target: part.module for part in patched.patches}
+        rivals: dict[str, Mapping[str, ClassModule]] = {}
+        if self.strong is not None:
+            rivals["whole strong"] = baselines.whole_strong(self.strong, modules)
+            rivals["random"] = baselines.random_modules(self.strong, modules, self.seed)
+        for name, others in rivals.items():
+            yield name, patch(weak, others, images, **vars(fitting))
+        # A weak model that lacks a class has no output that could be trained for it.
+        if weak.classes == images.classes:
+            yield "last layer", baselines.retrain_last_layer(weak, images.calibration)
+            yield "fine-tuned", baselines.fine_tune(weak, images, seed=self.seed)
+
+
+def show_rivals(rows: Sequence[Mapping[str, Any]], terminal: Terminal) -> None:
+    """Print the baselines, with the change of each figure in points."""
+    figures = ("precision", "recall", "f1", "other")
+    terminal.table(
+        "Beside other ways to use the same images (test images; changes in points)",
+        [
+            {"method": row["method"], "class": row["target"]}
+            | {name: f"{100 * row[f'{name}_change']:+.1f}" for name in figures}
+            | {"multiply-adds": row["multiply_adds"]}
+            for row in rows
+        ],
+    )

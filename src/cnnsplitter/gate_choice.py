@@ -1,0 +1,64 @@
+"""Choose the gate that runs a class module least often and keeps a share of its gain in F1."""
+
+import torch
+from torch import Tensor
+
+from cnnsplitter.combining import Joint, Observations, outputs_of
+from cnnsplitter.gating import DOUBTS, Gate, doubts_for
+
+
+def choose_gate(joint: Joint, seen: Observations, patch: int, keep: float) -> Gate | None:
+    """Return the gate that opens for the fewest images.
+
+    Args:
+        joint: The fitted patches; the gate of ``patch`` is not looked at.
+        seen: Calibration images.
+        patch: Which patch.
+        keep: Share of the gain in F1 that must be kept at this and every lower threshold.
+
+    Returns:
+        None if the patch gains nothing, so that there is nothing to keep, or if no gate keeps it.
+    """
+    column = seen.layout.patched[patch]
+    after = outputs_of(joint, seen).argmax(1) == column
+    before = outputs_of(joint, seen, without=patch).argmax(1) == column
+    target = seen.labels == column
+    best: tuple[int, Gate] | None = None
+    known = seen.layout.known(patch)
+    for name in doubts_for(known):
+        doubt = DOUBTS[name](seen.logits, known).double()
+        found = _least(doubt, before, after, target, keep)
+        if found is not None and (best is None or found[0] < best[0]):
+            best = found[0], Gate(name, found[1])
+    return best and best[1]
+
+
+def _least(
+    doubt: Tensor, before: Tensor, after: Tensor, target: Tensor, keep: float
+) -> tuple[int, float] | None:
+    """Return how many images the gate opens for, and its threshold; None if for all of them."""
+    order = doubt.argsort(descending=True, stable=True)
+    f1 = _f1_by_opened(before[order], after[order], target[order])
+    gain = f1 - f1[0]
+    if not gain[-1] > 0:
+        return None
+    levels = doubt[order]
+    # Equal doubts open together.
+    steps = (levels[1:] < levels[:-1]).nonzero().flatten() + 1
+    cuts = torch.cat([steps, torch.tensor([len(levels)])])
+    short = (gain[cuts] < keep * gain[-1]).nonzero().flatten()
+    cut = int(cuts[int(short[-1]) + 1 if len(short) else 0])
+    if cut == len(levels):
+        return None
+    return cut, float((levels[cut - 1] + levels[cut]) / 2)
+
+
+def _f1_by_opened(before: Tensor, after: Tensor, target: Tensor) -> Tensor:
+    """Return the F1 when the first 0, 1, ... n images go through the patch, float64[n + 1]."""
+
+    def counted(now: Tensor, then: Tensor) -> Tensor:
+        change = then.double() - now.double()
+        return now.sum() + torch.cat([torch.zeros(1, dtype=torch.float64), change.cumsum(0)])
+
+    hits = counted(before & target, after & target)
+    return 2 * hits / (counted(before, after) + target.sum()).clamp(min=1)
