@@ -15,6 +15,7 @@ from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.errors import SettingsError
 from cnnsplitter.importance import Importance, measure_importance, require_every_class
+from cnnsplitter.masked_scoring import MaskedImages
 from cnnsplitter.progress import Progress, silent
 from cnnsplitter.scoring import CutScorer
 from cnnsplitter.search import GeneticSearch, Search, SearchProblem, SearchResult
@@ -23,6 +24,9 @@ from cnnsplitter.surgery import extract
 
 IMPORTANCE_IMAGES = 5000
 """At most so many training images measure importance: more do not change the ranking much."""
+
+GRADIENT_IMAGES = 10_000
+"""At most so many training images does a search that follows gradients learn from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +152,7 @@ def split(
         start_ratios=sensitivity.start_ratios() if sensitivity else {},
         labels=images.labels,
         scorer=scorer,
+        masked=MaskedImages(classifier, channels, limited(data.train, GRADIENT_IMAGES, seed)),
     )
     result = search.run(problem, seed=seed, checkpoint=checkpoint, progress=progress)
     modules = class_modules(classifier, channels, result)

@@ -2,6 +2,7 @@
 
 from cnnsplitter.search.base import (
     Generation,
+    MaskedScorer,
     Scorer,
     Search,
     SearchProblem,
@@ -9,11 +10,14 @@ from cnnsplitter.search.base import (
     UnitMap,
 )
 from cnnsplitter.search.genetic import GeneticSearch
+from cnnsplitter.search.gradient import GradientSearch
 from cnnsplitter.search.presets import StartRatios
 
 __all__ = [
     "Generation",
     "GeneticSearch",
+    "GradientSearch",
+    "MaskedScorer",
     "Scorer",
     "Search",
     "SearchProblem",

@@ -52,8 +52,8 @@ def describe(
     return {
         "network": problem.channels.fingerprint,
         "classes": list(problem.classes),
-        "labels": _digest(problem.labels),
-        "importance": _digest(problem.importance),
+        "labels": digest(problem.labels),
+        "importance": digest(problem.importance),
         "start ratios": {name: list(values) for name, values in ratios.items()},
         **settings,
     }
@@ -86,7 +86,7 @@ def load_state(path: Path, identity: Mapping[str, Any], generations: int) -> Sea
     if manifest.get("kind") != KIND:
         raise StorageError(f"{path} is not a {KIND}; name another file")
     try:
-        _require_same(path, manifest["search"], identity)
+        require_same(path, manifest["search"], identity)
         state = _parse(tensors, manifest["history"])
     except (KeyError, TypeError) as error:
         raise StorageError(
@@ -110,7 +110,8 @@ def _parse(tensors: Mapping[str, Tensor], history: list[dict[str, Any]]) -> Sear
     )
 
 
-def _require_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def require_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise ``StorageError`` unless what ``describe`` said of two searches is the same."""
     keys = sorted({*found, *wanted})
     differing = [key for key in keys if found.get(key) != wanted.get(key)]
     if differing:
@@ -120,5 +121,6 @@ def _require_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any
         )
 
 
-def _digest(tensor: Tensor) -> str:
+def digest(tensor: Tensor) -> str:
+    """Return the SHA-256 of a tensor's values."""
     return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
