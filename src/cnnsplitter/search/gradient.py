@@ -16,6 +16,7 @@ from cnnsplitter.search.base import Generation, MaskedScorer, SearchProblem, Sea
 from cnnsplitter.search.checkpoint import describe, digest
 from cnnsplitter.search.gradient_budget import Budget
 from cnnsplitter.search.gradient_gates import open_gates
+from cnnsplitter.search.gradient_learned import Learned, learned_from
 from cnnsplitter.search.gradient_pairs import Pairs
 from cnnsplitter.search.gradient_settings import GradientSettings
 from cnnsplitter.search.gradient_start import start_logits
@@ -105,8 +106,7 @@ class _Descent:
         """Return the state before the first round."""
         generator = Generator().manual_seed(seed)
         logits = start_logits(self.settings, self.problem, self.masked, self.budget, generator)
-        # each class's log scale and bias start at 0
-        values = torch.cat([logits, logits.new_zeros(len(logits), 2)], dim=1)
+        values = learned_from(logits)
         keep = torch.zeros(logits.shape, dtype=torch.bool)
         seen = Seen.nothing(self.problem)
         return GradientState(Adam.at(values), generator.get_state(), keep, seen, ())
@@ -118,7 +118,7 @@ class _Descent:
         adam = state.adam
         for _ in range(self.settings.steps):
             adam = self._descend(adam, generator)
-        keep = self.budget.best(adam.values[:, :-2], self.settings.keep)
+        keep = self.budget.best(self._read(adam.values).logits, self.settings.keep)
         seen, scores = state.seen.with_new(self.problem, keep)
         ran = len(seen.owner) - len(state.seen.owner)
         entry = self._record(keep, scores, len(state.history), ran)
@@ -139,18 +139,21 @@ class _Descent:
         )
         with torch.enable_grad():
             values = adam.values.clone().requires_grad_()
-            logits, log_scale, bias = values[:, :-2], values[:, -2], values[:, -1]
-            keep = self.budget.best(logits.detach(), self._share(progress))
+            learned = self._read(values)
+            keep = self.budget.best(learned.logits.detach(), self._share(progress))
             masks = open_gates(
-                settings.gate, logits, keep, heat=self._heat(progress), generator=generator
+                settings.gate, learned.logits, keep, heat=self._heat(progress), generator=generator
             )
             owner = pairs.classes.flatten()
             images = pairs.images.repeat_interleave(pairs.classes.shape[1])
             scores = masked(images, owner, masks[owner]).cpu().view_as(pairs.classes)
-            scaled = scores * log_scale[pairs.classes].exp() + bias[pairs.classes]
-            loss = pairs.loss(scores, scaled if settings.scaled else scores, settings.form)
+            scaled = learned.scaled(scores, pairs.classes) if settings.scaled else scores
+            loss = pairs.loss(scores, scaled, settings.form)
             (gradient,) = torch.autograd.grad(loss, values)
         return adam.step(gradient, self._rate(progress))
+
+    def _read(self, values: Tensor) -> Learned:
+        return Learned.read(values, common=self.settings.common)
 
     def _share(self, progress: float) -> float:
         """Return the share kept after so many rounds: it falls fast at first, where it is easy."""

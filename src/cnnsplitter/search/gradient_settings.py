@@ -27,6 +27,7 @@ class GradientSettings(BaseModel):
         form: What the scores of pairs should be; see `Pairs.loss`.
         scaled: Whether scores compete after a scale and a bias that are learned for each class.
             The class modules themselves stay without.
+        common: Whether logits have a part that all classes share and learn together.
         gate: See `open_gates`.
         rate: Learning rate of the logits behind the gates.
         start: Where the logits start: ``"taylor"``, the mean square of the first-order effect on
@@ -51,6 +52,7 @@ class GradientSettings(BaseModel):
     negatives: int = Field(default=3, ge=0)
     form: Form = "match"
     scaled: bool = False
+    common: bool = True
     gate: Gate = "straight-through"
     rate: Positive = 0.05
     start: Literal["taylor", "importance", "random"] = "taylor"
@@ -68,7 +70,13 @@ class GradientSettings(BaseModel):
         item 9). The paper adds the share of kernels to the loss where this search has a budget.
         """
         return cls(
-            keep=keep, form="sigmoid", negatives=10**6, start="random", scaled=True, best="last"
+            keep=keep,
+            form="sigmoid",
+            negatives=10**6,
+            start="random",
+            scaled=True,
+            common=False,
+            best="last",
         )
 
     @property
