@@ -108,11 +108,14 @@ def main(
     only: Annotated[str, typer.Option(help="Only this network.")] = "",
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 3,
     threads: Annotated[int, typer.Option(help="Processor threads.")] = 2,
+    on: Annotated[str, typer.Option(help="To choose settings: 'calibration' images.")] = "test",
 ) -> None:
     """Run every case that is not in the results yet."""
     torch.set_num_threads(threads)
     settings = tomllib.loads((HERE / "split.toml").read_text())
     command = f"python -m experiments.split --cifar10 {cifar10.name} --models {models.name}"
+    if on != "test":
+        command += f" --on {on}"
     rows = known_rows(out, command)
     with Terminal() as terminal:
         for case in cases(settings, seeds):
@@ -120,7 +123,7 @@ def main(
             if wanted and case.of(rows) is None:
                 data = splits_of(cifar10, settings["images"])
                 strong = strong_model(case.model, models / weights_of(settings, case), data)
-                trial = Trial(case, settings, strong, data, runs, terminal)
+                trial = Trial(case, settings, strong, data, runs, terminal, on)
                 rows.append({**trial.row(rows), "threads": threads})
                 write_results(out, rows, command)
     terminal.table("Splits", rows)
@@ -131,7 +134,7 @@ def cases(settings: dict[str, Any], seeds: int) -> Iterator[Case]:
     for search in ("gradient", *settings["baselines"]):
         for seed in range(seeds):
             for model, own in settings["models"].items():
-                for keep in own.get("keep", settings["keep"]):
+                for keep in own["keep"]:
                     yield Case(model, search, keep, seed)
 
 
@@ -169,6 +172,7 @@ class Trial:
     data: Splits
     runs: Path
     terminal: Terminal
+    on: str
 
     def row(self, rows: list[Row]) -> Row:
         """Search, compose and test."""
@@ -176,15 +180,15 @@ class Trial:
         found = self._split(self._search(), watch)
         seconds = watch.read()
         costs = found.rows(self.strong)
-        shared = found.overlap()
+        shared, images = found.overlap(), getattr(self.data, self.on)
         others = (shared.sum() - shared.trace()) / (len(found) * (len(found) - 1))
         return {
             **vars(self.case),
             "data": "cifar10",
             "kept_kernels": float(np.mean([row["kept_kernels"] for row in costs])),
             "kept_macs": float(np.mean([row["kept_macs"] for row in costs])),
-            "accuracy_strong": accuracy(self.strong, self.data.test),
-            "accuracy_composed": accuracy(compose(found), self.data.test),
+            "accuracy_strong": accuracy(self.strong, images),
+            "accuracy_composed": accuracy(compose(found), images),
             "accuracy_search": found.result.accuracy,
             "overlap": others.item(),
             **seconds,

@@ -27,6 +27,11 @@ class TestStraightThrough(SearchContract):
         return small_problem(seed)
 
     def search(self, generations: int) -> GradientSearch:
+        return small_search(generations, gate="straight-through", common=False)
+
+
+class TestSigmoid(TestStraightThrough):
+    def search(self, generations: int) -> GradientSearch:
         return small_search(generations)
 
 

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from cnnsplitter.search.gradient_gates import open_gates
@@ -30,9 +31,16 @@ def test_hard_concrete_gates_lie_between_0_and_1_and_reach_both() -> None:
     assert (gates("hard-concrete")[1] >= 0).all()
 
 
-def test_cold_hard_concrete_gates_are_the_selection() -> None:
-    masks, _ = gates("hard-concrete", heat=1e-3)
+@pytest.mark.parametrize("kind", ["sigmoid", "hard-concrete"])
+def test_cold_gates_are_the_selection(kind: str) -> None:
+    masks, _ = gates(kind, heat=1e-3)
     assert torch.equal(masks, KEEP.float())
+
+
+def test_sigmoid_gates_are_half_open_between_kept_and_dropped() -> None:
+    masks, slope = gates("sigmoid", heat=2.0)
+    torch.testing.assert_close(masks[0], torch.tensor([1.5, 0.5, -0.5, -1.0]).sigmoid())
+    assert (slope > 0).all()
 
 
 def test_gates_of_a_whole_or_empty_selection() -> None:

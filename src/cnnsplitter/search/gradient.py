@@ -22,6 +22,9 @@ from cnnsplitter.search.gradient_settings import GradientSettings
 from cnnsplitter.search.gradient_start import start_logits
 from cnnsplitter.search.gradient_state import Adam, GradientState, Seen, load_state, save_state
 
+_COLD = 0.05
+"""Temperature of the gates after annealing; they are nearly closed or open then."""
+
 
 class GradientSearch(GradientSettings):
     """Learns selections through masks that gradients flow through.
@@ -156,12 +159,13 @@ class _Descent:
         return Learned.read(values, common=self.settings.common)
 
     def _share(self, progress: float) -> float:
-        """Return the share kept after so many rounds: it falls fast at first, where it is easy."""
-        left = max(0.0, 1 - progress / max(1, self.settings.anneal))
-        return self.settings.keep + (1 - self.settings.keep) * left**2
+        return 1 - (1 - self.settings.keep) * self._annealed(progress)
 
     def _heat(self, progress: float) -> float:
-        return 0.05 + 0.95 * max(0.0, 1 - progress / max(1, self.settings.anneal))
+        return float(_COLD ** self._annealed(progress))
+
+    def _annealed(self, progress: float) -> float:
+        return min(1.0, progress / self.settings.anneal) if self.settings.anneal else 1.0
 
     def _rate(self, progress: float) -> float:
         past = max(0.0, progress - self.settings.anneal)

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-Gate = Literal["straight-through", "hard-concrete"]
+Gate = Literal["straight-through", "sigmoid", "hard-concrete"]
 
 _LOW, _HIGH = -0.1, 1.1
 """Ends of the stretched interval (Louizos et al., Learning Sparse Neural Networks through L0
@@ -19,17 +19,20 @@ def open_gates(
 
     Args:
         kind: ``"straight-through"`` masks are the selection itself and hand their gradient on
-            unchanged; ``"hard-concrete"`` ones are drawn around it.
+            unchanged; ``"sigmoid"`` ones lie between 0 and 1; ``"hard-concrete"`` ones are drawn
+            around it.
         logits: float[classes, units].
         keep: bool[classes, units], the units of highest logits that the budget has room for.
-        heat: Temperature of the hard-concrete distribution; towards 0 it becomes ``keep``.
+        heat: Temperature of the other two; towards 0 they become ``keep``.
         generator: Source of the hard-concrete noise.
     """
     if kind == "straight-through":
         return keep.to(logits.dtype) + logits - logits.detach()
+    distance = (logits - _threshold(logits.detach(), keep)) / heat
+    if kind == "sigmoid":
+        return distance.sigmoid()
     uniform = torch.rand(logits.shape, generator=generator).clamp(1e-6, 1 - 1e-6)
-    noise = uniform.logit()
-    soft = torch.sigmoid((logits - _threshold(logits.detach(), keep)) / heat + noise)
+    soft = torch.sigmoid(distance + uniform.logit())
     return (soft * (_HIGH - _LOW) + _LOW).clamp(0, 1)
 
 

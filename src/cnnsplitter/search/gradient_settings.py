@@ -19,7 +19,8 @@ class GradientSettings(BaseModel):
         target: What the cost counts: ``"kernels"``, or ``"multiply-adds"`` of one image.
         rounds: Rounds at most; each ends with a measurement on the search images.
         steps: Steps of a round.
-        anneal: Rounds in which the share kept while learning falls from 1 to ``keep``.
+        anneal: Rounds in which the share kept while learning falls from 1 to ``keep`` and the
+            gates cool down.
         cooling: Rounds after which the rate is halved, again and again, once the share is reached.
         pairs: Pairs of an image and a class module in a step.
         negatives: Wrong classes that accompany an image's true class: those that the strong model
@@ -44,19 +45,19 @@ class GradientSettings(BaseModel):
 
     keep: float = Field(default=0.5, gt=0, le=1)
     target: Target = "kernels"
-    rounds: int = Field(default=12, ge=1)
+    rounds: int = Field(default=20, ge=1)
     steps: int = Field(default=100, ge=1)
-    anneal: int = Field(default=6, ge=0)
-    cooling: Positive = 2
-    pairs: int = Field(default=128, ge=1)
+    anneal: int = Field(default=16, ge=0)
+    cooling: Positive = 1
+    pairs: int = Field(default=64, ge=1)
     negatives: int = Field(default=3, ge=0)
     form: Form = "match"
     scaled: bool = False
     common: bool = True
-    gate: Gate = "straight-through"
+    gate: Gate = "sigmoid"
     rate: Positive = 0.05
     start: Literal["taylor", "importance", "random"] = "taylor"
-    start_pairs: int = Field(default=1280, ge=1)
+    start_pairs: int = Field(default=640, ge=1)
     best: Literal["accuracy", "last"] = "accuracy"
     patience: int = Field(default=0, ge=0)
 
@@ -74,6 +75,8 @@ class GradientSettings(BaseModel):
             form="sigmoid",
             negatives=10**6,
             start="random",
+            gate="straight-through",
+            anneal=0,
             scaled=True,
             common=False,
             best="last",
