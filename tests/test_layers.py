@@ -40,8 +40,8 @@ LAYERS = (
         "cost",
         "weights",
         "training_run",
-        "mask_cost",
     },
+    {"mask_cost"},
     {"importance", "scoring", "masked_scoring", "search", "class_modules", "combining"},
     {
         "sensitivity",

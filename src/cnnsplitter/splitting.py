@@ -1,7 +1,7 @@
 """Split a strong model: from a trained CNN and its data to one class module per class."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.engines import Engine, InProcess
 from cnnsplitter.errors import SettingsError
 from cnnsplitter.importance import Importance, measure_importance, require_every_class
+from cnnsplitter.masked_scoring import MaskedImages
 from cnnsplitter.objective import jaccard
 from cnnsplitter.progress import Progress, silent
 from cnnsplitter.scoring import CutScorer
@@ -28,6 +29,9 @@ Unknown = Literal["error", "freeze"]
 
 IMPORTANCE_IMAGES = 5000
 """At most so many training images measure importance: more do not change the ranking much."""
+
+GRADIENT_IMAGES = 10_000
+"""At most so many training images does a search that follows gradients learn from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +158,8 @@ def split(
     scorer = CutScorer(classifier, channels, images)
     with (engine or InProcess()).spread(scorer) as run:
         problem = _problem(scorer, run, search, importance, sensitivity, start, progress)
+        train = limited(data.train, GRADIENT_IMAGES, seed)
+        problem = replace(problem, masked=MaskedImages(classifier, channels, train))
         result = search.run(problem, seed=seed, checkpoint=checkpoint, progress=progress)
     modules = class_modules(classifier, channels, result)
     return Split(modules, result, channels.kernels_per_unit, classifier.weights_digest())

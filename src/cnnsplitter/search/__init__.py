@@ -3,6 +3,7 @@
 from cnnsplitter.search.base import (
     Generation,
     MarginProblem,
+    MaskedScorer,
     Scorer,
     Search,
     SearchProblem,
@@ -10,6 +11,7 @@ from cnnsplitter.search.base import (
     UnitMap,
 )
 from cnnsplitter.search.genetic import GeneticSearch
+from cnnsplitter.search.gradient import GradientSearch
 from cnnsplitter.search.presets import StartRatios
 from cnnsplitter.search.random_search import RandomSearch
 from cnnsplitter.search.registry import SEARCHES, make_search
@@ -19,7 +21,9 @@ __all__ = [
     "SEARCHES",
     "Generation",
     "GeneticSearch",
+    "GradientSearch",
     "MarginProblem",
+    "MaskedScorer",
     "RandomSearch",
     "Scorer",
     "Search",

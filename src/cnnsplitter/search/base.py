@@ -77,6 +77,34 @@ class UnitMap(Protocol):
         ...
 
 
+class MaskedScorer(Protocol):
+    """The strong model on its training images, with masks that gradients flow through."""
+
+    @property
+    def labels(self) -> Tensor:
+        """int64[m], class index of every training image, on the CPU."""
+        ...
+
+    @property
+    def logits(self) -> Tensor:
+        """float32[m, classes] of the whole strong model on the training images, on the CPU."""
+        ...
+
+    def __call__(self, images: Tensor, owner: Tensor, masks: Tensor) -> Tensor:
+        """Return the own-class scores float[k] of k pairs of an image and a class module.
+
+        Args:
+            images: int64[k], which training image.
+            owner: int64[k], the class of each module.
+            masks: float[k, units], 1 where a unit is kept and 0 where it is not.
+        """
+        ...
+
+    def multiply_adds(self, masks: Tensor) -> Tensor:
+        """Return the multiply-adds float64[...] of networks with masks [..., units]."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class SearchProblem:
     """Everything a search needs to know about a strong model and its search images.
@@ -90,6 +118,8 @@ class SearchProblem:
         scorer: Runs class modules on the search images.
         start: bool[classes, units], selections found otherwise that the search begins near; None
             begins anew.
+        masked: Runs masked class modules on the training images; only searches that follow
+            gradients need it.
     """
 
     channels: UnitMap
@@ -99,6 +129,7 @@ class SearchProblem:
     labels: Tensor
     scorer: Scorer
     start: Tensor | None = None
+    masked: MaskedScorer | None = None
 
     least_classes: ClassVar[int] = 2
 

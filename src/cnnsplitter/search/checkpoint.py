@@ -53,9 +53,9 @@ def describe(
     return {
         "network": problem.channels.fingerprint,
         "classes": list(problem.classes),
-        "labels": _digest(problem.labels),
-        "importance": _digest(problem.importance),
-        **({} if problem.start is None else {"start": _digest(problem.start)}),
+        "labels": digest(problem.labels),
+        "importance": digest(problem.importance),
+        **({} if problem.start is None else {"start": digest(problem.start)}),
         "start ratios": {name: list(values) for name, values in ratios.items()},
         **settings,
     }
@@ -123,5 +123,6 @@ def require_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
         )
 
 
-def _digest(tensor: Tensor) -> str:
+def digest(tensor: Tensor) -> str:
+    """Return the SHA-256 of a tensor's values."""
     return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()

@@ -1,0 +1,73 @@
+import pytest
+import torch
+from hypothesis import given, settings
+
+import toys
+from cnnsplitter.channels import ChannelMap
+from cnnsplitter.classifier import Classifier
+from cnnsplitter.cost import measure_cost
+from cnnsplitter.inference import predict
+from cnnsplitter.masked_scoring import MaskedImages
+from cnnsplitter.scoring import CutScorer
+from strategies import Spec, build, specs
+
+CLASSES = ("a", "b", "c", "d")
+
+
+def masked_images(strong: Classifier) -> MaskedImages:
+    channels = ChannelMap.trace(strong.net, strong.example())
+    data = toys.image_set(9, classes=strong.classes, shape=strong.input_shape)
+    return MaskedImages(strong, channels, data)
+
+
+def random_masks(channels: ChannelMap, count: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    keep = [channels.random_selection(0.6, generator=generator).keep for _ in range(count)]
+    return torch.stack(keep).float()
+
+
+@settings(max_examples=8)
+@given(specs())
+def test_every_pair_is_scored_by_its_own_class_module(spec: Spec) -> None:
+    strong = Classifier(build(spec).float(), CLASSES, (3, 8, 8))
+    masked = masked_images(strong)
+    owner = torch.tensor([0, 1, 2, 3, 1])
+    images = torch.tensor([8, 0, 0, 5, 8])
+    masks = random_masks(masked.channels, 5)
+    expected = CutScorer(strong, masked.channels, masked.data)(owner, masks.bool())
+    scores = masked(images, owner, masks)
+    found = expected[torch.arange(5), images]
+    torch.testing.assert_close(scores, found, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_reach_the_masks_of_each_pair_and_nothing_else() -> None:
+    strong = toys.classifier("resnet20", classes=CLASSES, width=0.3).train()
+    masked = masked_images(strong)
+    masks = random_masks(masked.channels, 3).requires_grad_()
+    owner = torch.tensor([0, 1, 2])
+    scores = masked(torch.tensor([0, 1, 2]), owner, masks)
+    (slope,) = torch.autograd.grad(scores[1], masks)
+    assert slope[1].any()
+    assert not slope[0].any()
+    assert not slope[2].any()
+    assert all(p.requires_grad and p.grad is None for p in strong.parameters())
+    assert strong.training
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in strong.modules())
+
+
+def test_weights_are_given_back_after_an_error() -> None:
+    strong = toys.classifier("lenet5", classes=CLASSES, width=0.3)
+    masked = masked_images(strong)
+    with pytest.raises((RuntimeError, IndexError)):
+        masked(torch.tensor([0]), torch.tensor([0]), torch.ones(1, 2))
+    assert all(p.requires_grad for p in strong.parameters())
+
+
+def test_logits_and_labels_are_those_of_the_whole_model() -> None:
+    strong = toys.classifier("lenet5", classes=CLASSES, width=0.3)
+    masked = masked_images(strong)
+    assert torch.equal(masked.logits, predict(strong, masked.data))
+    assert torch.equal(masked.labels, masked.data.labels)
+    whole = torch.ones(masked.channels.unit_count)
+    cost = measure_cost(strong, strong.input_shape).multiply_adds
+    assert masked.multiply_adds(whole).item() == cost
