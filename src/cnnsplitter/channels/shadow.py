@@ -7,13 +7,20 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from cnnsplitter.errors import UnsupportedModelError
+from cnnsplitter.errors import ModelError, UnsupportedModelError
 
 
 def without_data(model: nn.Module) -> nn.Module:
-    """Copy a network to the meta device, in evaluation mode; nothing of its size is allocated."""
+    """Copy a network to the meta device, in evaluation mode; nothing of its size is allocated.
+
+    Raises:
+        ModelError: It has parameters without a size.
+        UnsupportedModelError: PyTorch cannot copy it.
+    """
     memo: dict[int, Any] = {}
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            raise ModelError(f"parameter {name!r} has no size yet; run the network once on images")
         empty = torch.empty_like(parameter, device="meta")
         memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
     for buffer in model.buffers():
