@@ -173,7 +173,7 @@ def position(net: Toy, x: Tensor) -> Tensor:
         (pixels_to_channels, 16),
         (pixels_from_channels, 8 + 2),
         (pooled_by_attention, 8),
-        (channel_attention, 8),
+        (channel_attention, None),
         (largest_pixels, 16),
         (local_response, 8),
         (position, 16),
