@@ -88,8 +88,8 @@ def test_check_names_weights_that_are_not_finite(value: float) -> None:
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(48, 3)), r"shape (3,) but 2 classes"),
         (nn.Flatten(0), r"shape () but 2 classes"),
-        (Failing((1, 2)), "shape tuple but 2 classes"),
-        (Failing({"logits": 1}), "shape dict but 2 classes"),
+        (Failing((1, 2)), "gives a tuple, but must"),
+        (Failing({"logits": 1}), "gives a dict, but must"),
         (Failing(TypeError("no such\nthing")), "(3, 4, 4): no such"),
         (Failing(AssertionError()), "(3, 4, 4): AssertionError"),
     ],

@@ -13,6 +13,7 @@ import cnnsplitter
 SOURCES = Path(cnnsplitter.__file__).parent
 
 NAMES = {
+    "baking": ("bake",),
     "calibration": ("Calibration",),
     "channels": ("ChannelMap",),
     "class_modules": ("ClassModule", "ComposedModel", "compose"),
