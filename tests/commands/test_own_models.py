@@ -241,8 +241,8 @@ class TestDoctor:
         assert "own_nets.py:17" in out
         net, data = ("own_nets:Net", *odd), ("--data", "data.npz", "--quiet")
         succeed("train", *net, *data, "--epochs", 1, "--out", tmp_path / "odd.st")
-        saved, out = tmp_path / "odd.st", tmp_path / "modules"
-        split: tuple[object, ...] = ("split", saved, "--model", *net, *data, *SMALL, "--out", out)
+        saved, modules = tmp_path / "odd.st", ("--out", tmp_path / "modules")
+        split = ("split", saved, "--model", *net, *data, *SMALL, *modules)
         outcome = call(*split)
         assert outcome.code == 2
         assert "aten.logcumsumexp" in outcome.err
