@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     from cnnsplitter.patching import PatchedModel, patch
     from cnnsplitter.preprocessing import IMAGENET, Preprocessing
     from cnnsplitter.recalibration import recalibrate
-    from cnnsplitter.search import GeneticSearch, RandomSearch, SearchResult, ThresholdSearch
+    from cnnsplitter.search import (
+        GeneticSearch,
+        GradientSearch,
+        RandomSearch,
+        SearchResult,
+        ThresholdSearch,
+    )
     from cnnsplitter.selection import Selection
     from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
     from cnnsplitter.splitting import Split, split
@@ -55,6 +61,7 @@ _HOME = {
     "Fitting": "fitting",
     "Gate": "gating",
     "GeneticSearch": "search",
+    "GradientSearch": "search",
     "IMAGENET": "preprocessing",
     "ImageSet": "data",
     "Importance": "importance",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cnnsplitter.unpacking import Builder
 
 M = TypeVar("M", bound="nn.Module")
-_TABLES = {"train": ("training",), "split": ("genetic", "importance", "random")}
+_TABLES = {"train": ("training",), "split": ("genetic", "gradient", "importance", "random")}
 """Command to the tables that its settings file may have, for what no option sets."""
 _TABLE = "cnnsplitter.table"
 

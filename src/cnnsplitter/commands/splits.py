@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from cnnsplitter.sensitivity import Sensitivity
     from cnnsplitter.splitting import Split, Unknown
 
-SEARCHES = ("genetic", "importance", "random")
+SEARCHES = ("genetic", "gradient", "importance", "random")
 Recalibrate = Annotated[
     bool, typer.Option("--recalibrate", help="Measure the batch norms' statistics again.")
 ]

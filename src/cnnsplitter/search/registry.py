@@ -6,14 +6,20 @@ from typing import Any
 
 from cnnsplitter.errors import SettingsError, require_known
 from cnnsplitter.search.genetic import GeneticSearch
+from cnnsplitter.search.gradient import GradientSearch
 from cnnsplitter.search.random_search import RandomSearch
 from cnnsplitter.search.thresholding import ThresholdSearch
 from cnnsplitter.settings import parse_settings
 
-AnySearch = GeneticSearch | ThresholdSearch | RandomSearch
+AnySearch = GeneticSearch | GradientSearch | ThresholdSearch | RandomSearch
 
 SEARCHES: Mapping[str, type[AnySearch]] = MappingProxyType(
-    {"genetic": GeneticSearch, "importance": ThresholdSearch, "random": RandomSearch}
+    {
+        "genetic": GeneticSearch,
+        "gradient": GradientSearch,
+        "importance": ThresholdSearch,
+        "random": RandomSearch,
+    }
 )
 """Name to the settings model that is the search."""
 
