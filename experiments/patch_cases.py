@@ -79,7 +79,7 @@ class Case:
         for method, fitting in FITTINGS.items():
             joint = fit(fitting, seen)
             after = outputs_of(joint, test).argmax(1)
-            share = opened(joint, test.logits, test.layout).double().mean().item()
+            share = self._share(opened(joint, test.logits, test.layout)[:, 0])
             (calibration,) = joint.calibrations
             yield {
                 **self._row(method, name, before, after),
@@ -110,6 +110,14 @@ class Case:
         row["right_to_wrong"] = int((right["before"] & ~right["after"]).sum())
         row["wrong_to_right"] = int((~right["before"] & right["after"]).sum())
         return row
+
+    def _share(self, open_: Tensor) -> float:
+        """Return the share of the test images that the class module runs on, weighted likewise."""
+        labels = self.data.test.labels
+        weights = torch.ones(len(labels), dtype=torch.float64)
+        if self.images_per_class is not None:
+            weights /= self.data.test.counts()[labels]
+        return ((weights * open_).sum() / weights.sum()).item()
 
     def _weighted(self, evaluation: Evaluation) -> Evaluation:
         if self.images_per_class is None:
