@@ -25,7 +25,7 @@ NAMES = {
     "models": ("build_model",),
     "patching": ("PatchedModel", "patch"),
     "preprocessing": ("IMAGENET", "Preprocessing"),
-    "search": ("GeneticSearch", "SearchResult"),
+    "search": ("GeneticSearch", "GradientSearch", "SearchResult"),
     "selection": ("Selection",),
     "sensitivity": ("Sensitivity", "measure_sensitivity"),
     "splitting": ("Split", "split"),

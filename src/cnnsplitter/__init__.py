@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cnnsplitter.models import build_model
     from cnnsplitter.patching import PatchedModel, patch
     from cnnsplitter.preprocessing import IMAGENET, Preprocessing
-    from cnnsplitter.search import GeneticSearch, SearchResult
+    from cnnsplitter.search import GeneticSearch, GradientSearch, SearchResult
     from cnnsplitter.selection import Selection
     from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
     from cnnsplitter.splitting import Split, split
@@ -38,6 +38,7 @@ _HOME = {
     "Cost": "cost",
     "Evaluation": "evaluation",
     "GeneticSearch": "search",
+    "GradientSearch": "search",
     "IMAGENET": "preprocessing",
     "ImageSet": "data",
     "Importance": "importance",
