@@ -27,7 +27,7 @@ class TestStraightThrough(SearchContract):
         return small_problem(seed)
 
     def search(self, generations: int) -> GradientSearch:
-        return small_search(generations, gate="straight-through", common=False)
+        return small_search(generations, gate="straight-through")
 
 
 class TestSigmoid(TestStraightThrough):
@@ -42,6 +42,7 @@ class TestHardConcrete(TestStraightThrough):
             gate="hard-concrete",
             form="both",
             scaled=True,
+            common=True,
             target="multiply-adds",
         )
 

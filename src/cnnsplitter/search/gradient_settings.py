@@ -53,7 +53,7 @@ class GradientSettings(BaseModel):
     negatives: int = Field(default=3, ge=0)
     form: Form = "match"
     scaled: bool = False
-    common: bool = True
+    common: bool = False
     gate: Gate = "sigmoid"
     rate: Positive = 0.05
     start: Literal["taylor", "importance", "random"] = "taylor"
@@ -78,7 +78,6 @@ class GradientSettings(BaseModel):
             gate="straight-through",
             anneal=0,
             scaled=True,
-            common=False,
             best="last",
         )
 
