@@ -17,7 +17,7 @@ from cnnsplitter.terminal import Terminal
 from shop import call, succeed, write_npz
 
 COMMANDS = (
-    *("demo", "run", "train", "adopt", "evaluate", "inspect"),
+    *("demo", "run", "report", "train", "adopt", "doctor", "evaluate", "inspect"),
     *("sensitivity", "split", "compose", "diagnose", "patch", "export", "bundle", "push", "pull"),
 )
 
@@ -25,7 +25,7 @@ COMMANDS = (
 def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     """Let ``inspect`` meet this error."""
 
-    def load(path: Path) -> None:
+    def load(path: Path, *, build: object) -> None:
         raise error
 
     monkeypatch.setattr("cnnsplitter.storage.load", load)

@@ -142,3 +142,10 @@ def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
         read_tensors(tmp_path / "x")
     with pytest.raises(StorageError, match="no safetensors file"):
         read_tensors(tmp_path)
+
+
+def test_a_manifest_nested_without_end_is_refused(tmp_path: Path) -> None:
+    deep = "[" * 100_000
+    save_file({"a": torch.zeros(1)}, tmp_path / "x", {"cnnsplitter": '{"details":' + deep})
+    with pytest.raises(StorageError, match="manifest is broken"):
+        read_tensors(tmp_path / "x")

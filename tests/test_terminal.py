@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from cnnsplitter.progress import Step
-from cnnsplitter.terminal import Terminal, plain_console
+from cnnsplitter.terminal import Terminal, plain_console, printable
 
 ROWS = [{"class": "[bold]x", "kept_kernels": 0.5, "macs": 12345, "time": None}]
 
@@ -182,3 +182,7 @@ class TestResults:
         terminal, out, _ = piped()
         terminal.result({"a": 1})
         assert out.getvalue() == ""
+
+
+def test_control_characters_of_a_strangers_file_are_shown_not_obeyed() -> None:
+    assert printable("a\x1b[31mred\x07\nnext ü") == "a\\x1b[31mred\\x07\nnext ü"

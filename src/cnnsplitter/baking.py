@@ -7,6 +7,7 @@ trains otherwise.
 
 import copy
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -73,8 +74,11 @@ def _plain(module: _Plain) -> _Plain | None:
         return None
     inputs = [_noise(module, extra) for extra in (1, 2)]
     with eval_mode(module), torch.no_grad():
-        with _Weights() as seen:
-            expected = [module(x) for x in inputs]
+        try:
+            with _Weights() as seen:
+                expected = [module(x) for x in inputs]
+        except Exception:  # the layer may be the user's own, with errors of any type
+            return None  # a forward of another kind, such as with several inputs
         if seen.kind is None or seen.weight is module._parameters.get("weight"):
             return None
         for candidate in _candidates(module, seen):
@@ -133,7 +137,7 @@ def _filled(plain: _Plain, module: _Plain, seen: _Weights) -> _Plain:
 
 def _noise(module: _Plain, extra: int) -> Tensor:
     """Return random input for ``module``; its sizes over space, if any, depend on ``extra``."""
-    like = next(module.parameters())
+    like = next(chain(module.parameters(), module.buffers()), torch.empty(0))
     if isinstance(module, nn.Linear):
         shape: tuple[int, ...] = (2, module.in_features)
     else:

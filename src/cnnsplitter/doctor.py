@@ -115,7 +115,7 @@ class Diagnosis:
     @property
     def selectable(self) -> int:
         """Number of kernels that a selection can drop."""
-        return int(self.channels.kernels_per_unit.sum())
+        return self.channels.selectable_kernels
 
     def layers(self) -> list[dict[str, Any]]:
         """Return one row per convolution: kernels, those selectable, and why others are not."""

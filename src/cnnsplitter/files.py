@@ -101,7 +101,7 @@ def _parse_manifest(path: Path, text: str | None) -> dict[str, Any]:
         raise StorageError(f"{path}: not written by cnnsplitter (no {_KEY!r} in its header)")
     try:
         manifest = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StorageError(f"{path}: its manifest is broken ({error}); write it again") from error
     version = manifest.pop("format", None) if isinstance(manifest, dict) else None
     if version != FORMAT:

@@ -102,14 +102,14 @@ class Terminal:
             number = any(isinstance(row[name], int | float) for row in rows)
             table.add_column(_title(name), justify="right" if number else "left")
         for row in rows:
-            table.add_row(*(_short(row[name]) for name in names))
+            table.add_row(*(printable(_short(row[name])) for name in names))
         self.out.print(Text(f"\n{title}", style="bold"), soft_wrap=True)
         self.out.print(table)
 
     def line(self, text: str) -> None:
         """Print one line, unless JSON is printed."""
         if not self.as_json:
-            self.out.print(text, soft_wrap=True)
+            self.out.print(printable(text), soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Tell something beside the result, on standard error."""
@@ -126,6 +126,11 @@ class Terminal:
         self._progress.update(
             self._tasks[step.stage], completed=step.done, total=step.total, values=values
         )
+
+
+def printable(text: str) -> str:
+    """Show control characters, which a stranger's file may hold, as escapes; lines stay lines."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def _title(name: str) -> str:

@@ -80,12 +80,25 @@ def load_weights(net: nn.Module, path: str | Path) -> nn.Module:
     misfit = find_misfit(net, tensors)
     if misfit.lines():
         raise _misfit_error(f"{path}: the weights do not fit {type(net).__name__}", misfit)
-    loaded = copy.deepcopy(net)
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise ModelError(f"{path}: weight {name!r} is sparse or empty; save it as it is used")
+    loaded = _copied(net)
     loaded.load_state_dict(tensors, strict=False)
     for name, tensor in loaded.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ModelError(f"{path}: weight {name!r} holds NaN or infinite values; get it anew")
     return loaded
+
+
+def _copied(net: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(net)
+    except RuntimeError as error:  # PyTorch copies no tensor that was computed
+        raise ModelError(
+            f"{type(net).__name__} cannot be copied, because it keeps tensors that were computed; "
+            "load the weights before it is run"
+        ) from error
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.errors import ModelError, UnsupportedModelError
+from cnnsplitter.surgery import extract, masked_forward
 
 
 class Plain(nn.Module):
@@ -109,7 +110,7 @@ def test_an_unknown_operator() -> None:
     assert "renorm" in str(error)
     assert "in module 'part'" in str(error)
     assert line_of(Odd) in str(error)
-    assert 'unknown="freeze"' in str(error)
+    assert "unknown='freeze'" in str(error)
 
 
 def test_no_convolution() -> None:
@@ -122,3 +123,38 @@ def test_no_convolution() -> None:
 def test_a_wrong_number_of_image_channels() -> None:
     error = refused(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(256, 2)), channels=1)
     assert "with an input of shape (2, 1, 8, 8)" in str(error)
+
+
+class Keyword(nn.Module):
+    """Calls its layers by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(input=torch.relu(self.a(input=x))).mean((2, 3))  # type: ignore[no-any-return]
+
+
+def test_layers_may_be_called_by_keyword() -> None:
+    net = Keyword()
+    channels = ChannelMap.trace(net, torch.zeros(1, 3, 8, 8))
+    selection = channels.random_selection(0.5, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 3, 8, 8)
+    masked, cut = masked_forward(net, channels, selection, x), extract(net, channels, selection)(x)
+    assert torch.allclose(masked, cut, atol=1e-6)
+    assert channels.unit_count == 6
+
+
+class Restless(Keyword):
+    """Drops also in evaluation mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(super().forward(x), 0.5)
+
+
+def test_a_network_that_gives_other_outputs_every_time() -> None:
+    net, state = Restless(), torch.get_rng_state()
+    with pytest.raises(UnsupportedModelError, match="other outputs every time"):
+        ChannelMap.trace(net, torch.zeros(1, 3, 8, 8))
+    assert torch.equal(torch.get_rng_state(), state)

@@ -108,7 +108,7 @@ def test_with_the_reference_the_whole_chain_works(workshop: Path) -> None:
     succeed("sensitivity", "strong.st", *REBUILD, *data, *SMALL[-2:], "--out", "curves.json")
     succeed("train", "lenet5", *data, "--epochs", 1, "--out", "weak.st")
     patch = ("--with", "modules/cat.safetensors", *REBUILD, *data, "--out", "patched.st")
-    figures = succeed("patch", "weak.st", *patch).json
+    figures = succeed("patch", "weak.st", *patch, "--force-patch").json
     again = succeed("evaluate", "patched.st", "--before", "weak.st", *REBUILD, *data).json
     assert again["after"]["confusion"] == figures["after"]["confusion"]
     assert len(succeed("inspect", "patched.st", *REBUILD, "--json").json["parts"]) == 2

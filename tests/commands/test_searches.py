@@ -143,7 +143,7 @@ class TestSubtask:
     ("options", "message"),
     [
         (("--search", "genetc"), "unknown search 'genetc'; did you mean 'genetic'"),
-        (("--keep", 0.5), "the search 'genetic' has no option 'keep'; these have: importance"),
+        (("--keep", 0.5), "'genetic' has no option 'keep'; these have: gradient, importance"),
         (("--search", "random", "--population", 9), "no option 'population'; these have: genetic"),
         (("--search", "random", "--keep", 1.5), "random: keep"),
         (("--search", "random", "--preset", "simcnn-svhn"), "--preset is a setting of the genetic"),

@@ -184,7 +184,9 @@ def test_options_are_checked() -> None:
     assert make_search("random", {"keep": 0.5}, options=options) == RandomSearch(keep=0.3, tries=2)
     with pytest.raises(SettingsError, match="unknown search 'importence'; did you mean"):
         make_search("importence")
-    with pytest.raises(SettingsError, match="'genetic' has no option 'keep'; these have: imp"):
+    with pytest.raises(
+        SettingsError, match="'genetic' has no option 'keep'; these have: gradient, imp"
+    ):
         make_search("genetic", options={"keep": 0.5})
     with pytest.raises(SettingsError, match="importance: unknown key 'scael'; did you mean"):
         make_search("importance", {"scael": "max"})

@@ -1,6 +1,6 @@
 """Running a network as if units were not there, by hooks where channels are read."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from cnnsplitter.channels.map import ChannelMap
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
 
 
 @contextmanager
@@ -25,11 +28,12 @@ def masked(model: nn.Module, channels: "ChannelMap", mask: Tensor) -> Iterator[N
             module = model.get_submodule(reader.name)
             axis = -1 if isinstance(module, nn.Linear) else 1
             factor = with_frozen[..., reader.units.to(mask.device)]
-            handles.append(module.register_forward_pre_hook(_MaskInput(factor, axis)))
+            hook = _MaskInput(factor, axis)
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         for norm in channels.norms:
             module = model.get_submodule(norm.module)
             kept = _KeptStatistics(with_frozen[..., norm.channels.to(mask.device)], norm.axis)
-            handles.append(module.register_forward_pre_hook(kept.before))
+            handles.append(module.register_forward_pre_hook(kept.before, with_kwargs=True))
             handles.append(module.register_forward_hook(kept.after))
         yield
     finally:
@@ -41,8 +45,8 @@ class _MaskInput:
     def __init__(self, factor: Tensor, axis: int) -> None:
         self.factor, self.axis = factor, axis
 
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Any, ...]:
-        return (args[0] * _aligned(self.factor, args[0], self.axis), *args[1:])
+    def __call__(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
+        return _with_input(args, kwargs, lambda x: x * _aligned(self.factor, x, self.axis))
 
 
 class _KeptStatistics:
@@ -56,12 +60,15 @@ class _KeptStatistics:
     def __init__(self, factor: Tensor, axis: int) -> None:
         self.factor, self.axis = factor, axis
 
-    def before(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Any, ...]:
-        x, factor = args[0], _aligned(self.factor, args[0], self.axis)
+    def before(self, module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
+        return _with_input(args, kwargs, self._stretched)
+
+    def _stretched(self, x: Tensor) -> Tensor:
+        factor = _aligned(self.factor, x, self.axis)
         count = factor.sum(self.axis, keepdim=True)
         mean = (x * factor).sum(self.axis, keepdim=True) / count
         stretch = (factor.shape[self.axis] / count).sqrt()
-        return (mean + (x - mean) * factor * stretch, *args[1:])
+        return mean + (x - mean) * factor * stretch
 
     def after(self, module: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
         factor = _aligned(self.factor, y, self.axis)
@@ -72,6 +79,15 @@ class _KeptStatistics:
             return y * shrink
         offset = _aligned(bias, y, self.axis)
         return offset + (y - offset) * shrink
+
+
+def _with_input(
+    args: Args, kwargs: Kwargs, change: Callable[[Tensor], Tensor]
+) -> tuple[Args, Kwargs]:
+    """Change the input of a layer, which may be given by its name."""
+    if args:
+        return (change(args[0]), *args[1:]), kwargs
+    return args, {**kwargs, "input": change(kwargs["input"])}
 
 
 def _aligned(factor: Tensor, x: Tensor, axis: int) -> Tensor:

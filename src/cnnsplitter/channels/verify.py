@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from cnnsplitter.channels.cutting import narrow_copy
 from cnnsplitter.channels.masking import masked
+from cnnsplitter.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     from cnnsplitter.channels.map import ChannelMap
@@ -41,7 +42,15 @@ def find_fault(model: nn.Module, channels: "ChannelMap", example: Tensor) -> Fau
 
     Both forms run on random weights, because fresh ones (zero gains, equal statistics) would hide
     a wrong path; a random half of every group of units is kept. The model is not touched.
+
+    Raises:
+        UnsupportedModelError: The network gives other outputs every time.
     """
+    with torch.random.fork_rng(devices=[]):
+        return _find_fault(model, channels, example)
+
+
+def _find_fault(model: nn.Module, channels: "ChannelMap", example: Tensor) -> Fault | None:
     generator = torch.Generator(example.device).manual_seed(0)
     trial = copy.deepcopy(model).eval().requires_grad_(False)
     _randomise(trial, generator)
@@ -59,7 +68,12 @@ def find_fault(model: nn.Module, channels: "ChannelMap", example: Tensor) -> Fau
     if all(_agree(*pair) for pair in zip(expected, found, strict=True)):
         return None
     with masked(trial, channels, keep.to(x)), _tracked(trial, record=True) as wide:
-        trial(x)
+        again = tree_leaves(trial(x))
+    if not all(_agree(*pair) for pair in zip(expected, again, strict=True)):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} gives other outputs every time, also in evaluation mode; "
+            "pass training=self.training to its functional dropout"
+        )
     with _tracked(narrow, record=True) as thin:
         narrow(x)
     return Fault(_first_difference(wide, thin), "masked and cut give different values")

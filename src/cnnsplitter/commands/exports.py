@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from cnnsplitter.commands.options import Force, Json, Out, Settings, given, require_free
+from cnnsplitter.commands.options import (
+    Force,
+    Json,
+    ModelArguments,
+    Out,
+    Rebuild,
+    Settings,
+    builder,
+    given,
+    require_free,
+)
 from cnnsplitter.commands.tables import outline
 from cnnsplitter.terminal import Terminal
 
@@ -14,6 +24,7 @@ if TYPE_CHECKING:
 
 
 def export(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="A model saved by this package.")],
     out: Out,
     input_type: Annotated[
@@ -25,6 +36,8 @@ def export(
     ] = None,
     settings: Settings = None,
     force: Force = False,
+    rebuild: Rebuild = None,
+    model_arguments: ModelArguments = None,
     json: Json = False,
 ) -> None:
     """Write a model to a file that runs without this package: .onnx, or .pt2 for PyTorch.
@@ -37,7 +50,7 @@ def export(
 
     terminal = Terminal(json)
     made = write(
-        load(model),
+        load(model, build=builder(context)),
         out,
         input_type=cast("InputType", input_type),
         overwrite=force,

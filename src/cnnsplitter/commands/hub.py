@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from cnnsplitter.commands.options import Force, Json, Out, OutFolder, require_folder, require_free
+from cnnsplitter.commands.options import (
+    Force,
+    Json,
+    ModelArguments,
+    Out,
+    OutFolder,
+    Rebuild,
+    builder,
+    require_folder,
+    require_free,
+)
 from cnnsplitter.terminal import Terminal
 
 Repository = Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository of the hub.")]
@@ -15,10 +25,13 @@ License = Annotated[
 
 
 def bundle(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(help="A model saved by this package.")],
     out: OutFolder,
     license: License = "unknown",
     force: Force = False,
+    rebuild: Rebuild = None,
+    model_arguments: ModelArguments = None,
     json: Json = False,
 ) -> None:
     """Write a model and its card to a folder in the hub's layout, to read before it is pushed."""
@@ -29,12 +42,20 @@ def bundle(
     terminal = Terminal(json)
     details = describe(model)["details"]
     title = out.name if out.name else model.stem
-    save_folder(load(model), out, details=details, title=title, license=license, overwrite=force)
+    save_folder(
+        load(model, build=builder(context)),
+        out,
+        details=details,
+        title=title,
+        license=license,
+        overwrite=force,
+    )
     terminal.line(f"Written to {out}; read README.md in it, then push the folder")
     terminal.result({"folder": str(out), "files": sorted(path.name for path in out.iterdir())})
 
 
 def push(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(help="A folder made by `bundle`, or a saved model.")],
     repository: Repository,
     revision: Annotated[str | None, typer.Option(help="Branch; by default main.")] = None,
@@ -43,13 +64,22 @@ def push(
         typer.Option("--private/--public", help="Of a new repository; else the owner's default."),
     ] = None,
     license: License = "unknown",
+    rebuild: Rebuild = None,
+    model_arguments: ModelArguments = None,
     json: Json = False,
 ) -> None:
     """Send a model to the Hugging Face hub, logged in as `hf auth login` or HF_TOKEN say."""
     from cnnsplitter.hub import push_to_hub
 
     terminal = Terminal(json)
-    pushed = push_to_hub(source, repository, revision=revision, private=private, license=license)
+    pushed = push_to_hub(
+        source,
+        repository,
+        revision=revision,
+        private=private,
+        license=license,
+        build=builder(context),
+    )
     terminal.line(f"Sent {', '.join(pushed.files)} to {pushed.url} (commit {pushed.commit})")
     terminal.result(vars(pushed))
 

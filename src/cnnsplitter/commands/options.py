@@ -1,6 +1,7 @@
 """Options that several commands share, settings files, and checks of what is to be written."""
 
 import os
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -186,6 +187,9 @@ def builder(context: typer.Context) -> "Builder | None":
             f"--model {reference!r} must be package.module:factory; "
             "networks by name are built again without it"
         )
+    # Worker processes import the user's module, too, and its own imports may come late.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     return lambda _: build_with_factory(reference, arguments)
 
 

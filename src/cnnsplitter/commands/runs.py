@@ -126,6 +126,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
     out: Annotated[Path, typer.Option(help="The page that is written.")] = Path("report.html"),
     force: Force = False,
+    json: Json = False,
 ) -> None:
     """Write the report of a run, or compare several, as one HTML page."""
     require_free(out, force)
@@ -133,7 +134,9 @@ def report(
     from cnnsplitter.report.page import write_page
 
     write_page(out, {str(folder): read_report(folder / "report.json") for folder in runs})
-    Terminal().line(f"Written to {out}")
+    terminal = Terminal(json)
+    terminal.line(f"Written to {out}")
+    terminal.result({"file": str(out)})
 
 
 def register(app: typer.Typer) -> None:

@@ -1,6 +1,7 @@
 """Candidates on the machines of a Ray cluster (docs/many-machines.md)."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from cnnsplitter.engines.worker import Worker, pack, scores_of
 from cnnsplitter.errors import EngineError, SettingsError
 from cnnsplitter.scoring import CutScorer, equal_parts
 from cnnsplitter.search import Scorer
+
+_PATIENCE = 5.0
+"""Seconds to wait for the places of workers that have just ended."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class _Spread:
 def _actors(ray: Any, scorer: CutScorer, count: int | None) -> Iterator[list[Any]]:
     device = scorer.device.type
     kind = "CPU" if device == "cpu" else "GPU"
-    free = int(ray.available_resources().get(kind, 0))
+    free = _free(ray, kind, count or 1)
     if free < (count or 1):
         raise EngineError(
             f"the Ray cluster has {free} free {kind}s for {count or 1} workers; ask for fewer "
@@ -91,6 +95,16 @@ def _actors(ray: Any, scorer: CutScorer, count: int | None) -> Iterator[list[Any
     finally:
         for one in actors:
             ray.kill(one)
+
+
+def _free(ray: Any, kind: str, wanted: int) -> int:
+    """Return how many CPUs or GPUs are free; Ray counts those of actors that just ended late."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        free = int(ray.available_resources().get(kind, 0))
+        if free >= wanted or time.monotonic() > until:
+            return free
+        time.sleep(0.1)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from cnnsplitter.extras import require_extra
 from cnnsplitter.files import replacing
 from cnnsplitter.hub.folder import CARD, CONFIG, MODEL, save_folder
 from cnnsplitter.storage import describe, load
+from cnnsplitter.unpacking import Builder
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -44,7 +45,7 @@ class Pulled:
     Attributes:
         path: The file.
         commit: The commit that it is from; as a revision it gives the same file for ever.
-        kind: What it holds: classifier, class-module, composed or patched.
+        kind: What it holds: classifier, class-module, subtask, composed or patched.
     """
 
     path: Path
@@ -59,6 +60,7 @@ def push_to_hub(
     revision: str | None = None,
     private: bool | None = None,
     license: str = "unknown",
+    build: Builder | None = None,
 ) -> Pushed:
     """Send a model to the hub in one commit; the repository and the branch are made if need be.
 
@@ -71,6 +73,7 @@ def push_to_hub(
         revision: The branch; by default ``main``.
         private: Whether a new repository is private; None leaves it to the owner's default.
         license: Of the weights, for the card of a file; a folder has its own.
+        build: See ``load``.
 
     Raises:
         SettingsError: The extra ``hub`` is not installed, or the repository cannot be named so.
@@ -84,7 +87,9 @@ def push_to_hub(
     title = repository.rpartition("/")[2]
     with tempfile.TemporaryDirectory() as folder:
         details = describe(source)["details"]
-        save_folder(load(source), folder, details=details, title=title, license=license)
+        save_folder(
+            load(source, build=build), folder, details=details, title=title, license=license
+        )
         return _push(Path(folder), repository, revision, private)
 
 

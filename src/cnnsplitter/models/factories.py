@@ -10,7 +10,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -60,7 +60,9 @@ def _current_folder_first() -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.remove(folder)
+        # What the module did to the path meanwhile is its own business.
+        with suppress(ValueError):
+            sys.path.remove(folder)
 
 
 def _find(reference: str) -> Callable[..., Any]:
@@ -68,7 +70,7 @@ def _find(reference: str) -> Callable[..., Any]:
     found: Any = _import(module_name, reference)
     for name in path.split("."):
         if not hasattr(found, name):
-            known = [n for n, value in vars(found).items() if callable(value) and n[0] != "_"]
+            known = [n for n in dir(found) if n[0] != "_" and callable(getattr(found, n, None))]
             raise SettingsError(
                 f"model {reference}: {module_name} ({_file_of(module_name)}) has no {name!r}; "
                 f"{did_you_mean(name, known)}"
