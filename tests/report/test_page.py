@@ -38,6 +38,11 @@ def page() -> str:
 
 
 @pytest.fixture(scope="module")
+def both() -> str:
+    return render({"runs/a": facts(), "runs/b": facts("$x$", "Another")})
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if not CHROMIUM.exists():
         pytest.skip("no chromium")
@@ -57,21 +62,20 @@ def test_the_page_loads_nothing_and_has_one_script(page: str) -> None:
     assert len(page) < LARGEST
 
 
-def test_ids_are_unique(page: str) -> None:
-    both = render({"a": facts(), "b": facts("$x$", "Another")})
+def test_ids_are_unique(page: str, both: str) -> None:
     for text in (page, both):
         ids = [value for name, value in Tags(text).values if name == "id"]
         assert len(ids) == len(set(ids))
 
 
-def test_equal_facts_give_equal_pages(page: str) -> None:
-    assert render({"runs/a": facts()}) == page
+def test_equal_facts_give_equal_pages(page: str, tmp_path: Path) -> None:
+    write_page(tmp_path / "report.html", {"runs/a": facts()})
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == page
 
 
-def test_several_runs_are_compared() -> None:
-    text = render({"runs/a": facts(), "runs/b": facts("$x$", "Another")})
-    assert "Comparison of 2 runs" in text
-    assert text.count("runs/b") == 2
+def test_several_runs_are_compared(both: str) -> None:
+    assert "Comparison of 2 runs" in both
+    assert both.count("runs/b") == 2
 
 
 def test_facts_survive_their_file(tmp_path: Path) -> None:
@@ -87,9 +91,11 @@ def test_a_foreign_report_is_refused(tmp_path: Path, value: Any) -> None:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1100, "light"), (390, "dark")])
-def test_the_page_in_a_browser(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
+def test_the_page_in_a_browser(
+    browser: Any, both: str, tmp_path: Path, width: int, scheme: str
+) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe")
-    write_page(tmp_path / "report.html", {"a": facts(), "b": facts("$x$", "Another")})
+    (tmp_path / "report.html").write_text(both, encoding="utf-8")
     tab = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     troubles: list[str] = []
     requests: list[str] = []
@@ -122,8 +128,8 @@ def test_the_page_in_a_browser(browser: Any, tmp_path: Path, width: int, scheme:
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
 
 
-def test_print_shows_every_part(browser: Any, tmp_path: Path) -> None:
-    write_page(tmp_path / "report.html", {"a": facts()})
+def test_print_shows_every_part(browser: Any, page: str, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
     tab = browser.new_page()
     tab.goto(f"file://{tmp_path}/report.html")
     tab.emulate_media(media="print")

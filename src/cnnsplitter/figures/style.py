@@ -83,7 +83,10 @@ def heat_map(
                 # The colour map runs from dark to light.
                 ink = "white" if share < 0.5 else "black"
                 text = f"{100 * share:.0f}"
-                axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", color=ink, size=7)
+                label = axes.text(
+                    x + 0.5, y + 0.5, text, ha="center", va="center", color=ink, size=7
+                )
+                label.set_in_layout(False)  # it stays inside its cell, and measuring it takes long
     bar = axes.figure.colorbar(image, ax=axes, format=PercentFormatter(1.0, decimals=0))
     bar.outline.set_visible(False)
 
