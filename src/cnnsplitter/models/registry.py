@@ -191,20 +191,30 @@ def _build_from_library(architecture: Architecture, seed: int) -> nn.Module:
     known: dict[str, Any] = {key: given.pop(key) for key in ("classes", "channels") if key in given}
     _check_arguments(Architecture(name, known), ("classes", "channels"))
     check_library_arguments(name, given)
+    shadow = _without_data(name, known, given)
+    if shadow is not None:
+        _require_size(name, shadow)
+    return build_library_model(name, **known, seed=seed, arguments=given)
+
+
+def _without_data(
+    name: str, known: Mapping[str, Any], given: Mapping[str, Any]
+) -> nn.Module | None:
+    """Return a library's network without data; None for one that the library cannot build so.
+
+    torchvision's regnets are such; as they come, the largest has 0.65 billion parameters.
+    """
     try:
-        shadow = build_library_model(name, **known, device="meta", arguments=given)
+        return build_library_model(name, **known, device="meta", arguments=given)
+    except NotImplementedError:
+        return None
     except SettingsError as error:
         if not isinstance(error.__cause__, NotImplementedError):
             raise
-        # torchvision's regnets are such; as they come, the largest has 0.65 billion parameters.
-        if given:
-            raise SettingsError(
-                f"the size of model {name!r} with {', '.join(given)} cannot be told beforehand; "
-                "leave them out, or write a factory"
-            ) from error
-    else:
-        _require_size(name, shadow)
-    return build_library_model(name, **known, seed=seed, arguments=given)
+        raise SettingsError(
+            f"the size of model {name!r} with {', '.join(given)} cannot be told beforehand; "
+            "leave them out, or write a factory"
+        ) from error
 
 
 def _require_size(name: str, net: nn.Module) -> None:
