@@ -50,14 +50,24 @@ class FoundSubtask:
     result: SearchResult
     strong_weights: str
 
-    def rows(self, images: ImageSet, modules: Mapping[str, ClassModule] | None = None) -> list[Row]:
+    def rows(
+        self,
+        images: ImageSet,
+        modules: Mapping[str, ClassModule] | None = None,
+        tuned: Subtask | None = None,
+    ) -> list[Row]:
         """Return one row for each way to do the sub-task: its accuracy and what it costs.
 
         Args:
             images: Of any classes; those of the sub-task are used.
             modules: Class modules of the sub-task's classes, to compare with.
+            tuned: What tuning made of the network: it is the sub-task's then, and the network as
+                it was cut is the plain one.
         """
-        models: dict[str, nn.Module] = {"strong model": self.strong, "sub-task": self.model}
+        models: dict[str, nn.Module] = {"strong model": self.strong}
+        models |= {"sub-task": tuned or self.model}
+        if tuned is not None:
+            models["plain sub-task"] = self.model
         if modules is not None:
             models["class modules"] = compose([modules[name] for name in self.model.classes])
         images = images.relabel(self.model.classes)

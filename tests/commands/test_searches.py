@@ -53,7 +53,7 @@ def test_fine_tuning_is_reported_apart_from_the_plain_result(shop: Shop, tmp_pat
     )
     assert "the strong model has no batch norm" in outcome.err
     result = json.loads((tmp_path / "tuned" / "split.json").read_text())
-    assert result["composed_accuracy"] == plain["composed_accuracy"]
+    assert result["plain_composed_accuracy"] == plain["composed_accuracy"]
     assert result["modules"] == plain["modules"]
     assert [row["stage"] for row in result["tuning"]] == ["plain", "fine-tuned"]
     strong = load_as(Classifier, shop / "strong.safetensors")
@@ -64,12 +64,15 @@ def test_fine_tuning_is_reported_apart_from_the_plain_result(shop: Shop, tmp_pat
         composed = compose(modules)
         assert row["search_accuracy"] == evaluate(composed, data.search).accuracy
         assert row["calibration_accuracy"] == evaluate(composed, data.calibration).accuracy
+    assert result["composed_accuracy"] == evaluate(compose(after), data.test).accuracy
     saved = load_as(ClassModule, tmp_path / "tuned" / "cat.safetensors")
     pairs = zip(saved.parameters(), after["cat"].parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     made = describe(tmp_path / "tuned" / "cat.safetensors")["details"]
     assert made["tuning"] == result["tuning"]
-    assert set(made["metrics"]) == {"strong_accuracy", "plain_composed_accuracy"}
+    figures = ("strong_accuracy", "composed_accuracy", "plain_composed_accuracy")
+    assert set(made["metrics"]) == set(figures)
+    assert made["metrics"]["composed_accuracy"] == result["composed_accuracy"]
     assert "fine-tuned" in outcome.out
 
 
@@ -119,12 +122,16 @@ class TestSubtask:
         tuned = succeed(
             *split(shop, *options, "--finetune-epochs", 1, "--out", tmp_path / "tuned")
         ).json
-        assert tuned["models"] == plain["models"]
+        before, after = ({row["model"]: row for row in r["models"]} for r in (plain, tuned))
+        assert after["strong model"] == before["strong model"]
+        assert after["plain sub-task"] == before["sub-task"] | {"model": "plain sub-task"}
         assert [row["stage"] for row in tuned["tuning"]] == ["plain", "fine-tuned"]
         network = load_as(Subtask, tmp_path / "tuned" / "subtask.safetensors")
-        images = load_data(shop / "data.npz").search.relabel(network.classes)
-        assert tuned["tuning"][1]["search_accuracy"] == evaluate(network, images).accuracy
+        images = load_data(shop / "data.npz").relabel(network.classes)
+        assert tuned["tuning"][1]["search_accuracy"] == evaluate(network, images.search).accuracy
+        assert after["sub-task"]["accuracy"] == evaluate(network, images.test).accuracy
         made = describe(tmp_path / "tuned" / "subtask.safetensors")["details"]
+        assert made["metrics"]["sub-task"] == after["sub-task"]["accuracy"]
         assert made["tuning"] == tuned["tuning"]
 
     def test_the_comparison_can_be_left_out(self, shop: Shop, tmp_path: Path) -> None:

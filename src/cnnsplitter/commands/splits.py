@@ -215,10 +215,10 @@ def _split_classes(context: typer.Context) -> None:
         )
         result = _evaluate_split(model, found, images)
         if tuning.is_wanted(context):
-            modules, result["tuning"] = tuning.tune(
-                context, found, put_together, model, images, terminal
-            )
-            found = replace(found, modules=modules)
+            modules, stages = tuning.tune(context, found, put_together, model, images, terminal)
+            found, plain = replace(found, modules=modules), result["composed_accuracy"]
+            result = _evaluate_split(model, found, images)
+            result |= {"plain_composed_accuracy": plain, "tuning": stages}
     kept = details(
         seed=seed,
         data=options["data"],
@@ -255,7 +255,7 @@ def _read_curves(path: Path, strong: "Classifier", unknown: "Unknown") -> "Sensi
 
 
 def _evaluate_split(strong: "Classifier", found: "Split", images: "Splits") -> dict[str, Any]:
-    """Return the figures of class modules as they were cut."""
+    """Return the figures of class modules and of the strong model."""
     from cnnsplitter.class_modules import compose as put_together
     from cnnsplitter.evaluation import evaluate
 
@@ -271,11 +271,7 @@ def _finish_split(
     from cnnsplitter.pipeline import save_modules
     from cnnsplitter.results import write_json
 
-    composed = "plain_composed_accuracy" if "tuning" in result else "composed_accuracy"
-    metrics = {
-        "strong_accuracy": result["strong_accuracy"],
-        composed: result["composed_accuracy"],
-    }
+    metrics = {name: figure for name, figure in result.items() if name.endswith("_accuracy")}
     result["files"] = save_modules(found, out, kept | {"metrics": metrics})
     write_json(out / "split.json", result)
     show_split(result, terminal)

@@ -58,7 +58,7 @@ def split_subtask(context: typer.Context) -> None:
         require_test_images(images)
         modules = _class_modules(context, found, images, search, terminal)
         model, stages = _tuned(context, found, images, terminal)
-    rows = found.rows(images.test, modules)
+    rows = found.rows(images.test, modules, model if stages else None)
     kept = details(
         **{key: options[key] for key in ("seed", "data")},
         strong=options["strong"].name,
