@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -98,7 +99,8 @@ class TestSubtask:
         outcome = succeed(*split(shop, *options, "--json"))
         result = json.loads((tmp_path / "subtask.json").read_text())
         assert result == outcome.json
-        assert sorted(files_in(tmp_path)) == ["subtask.json", "subtask.safetensors"]
+        names = ["events.jsonl", "subtask.json", "subtask.safetensors"]
+        assert sorted(files_in(tmp_path)) == names
         network = load_as(Subtask, tmp_path / "subtask.safetensors")
         assert network.classes == ("ship", "cat")
         images = load_data(shop / "data.npz").test.relabel(network.classes)
@@ -115,6 +117,46 @@ class TestSubtask:
         assert test["accuracy"] == rows["sub-task"]["accuracy"]
         shown = succeed("inspect", tmp_path / "subtask.safetensors", "--json").json
         assert (shown["kind"], shown["net"]["classes"]) == ("subtask", ["ship", "cat"])
+
+    def test_workers_and_the_gradient_search_do_it_too(self, shop: Shop, tmp_path: Path) -> None:
+        (tmp_path / "s.toml").write_text("[gradient]\nrounds = 1\nsteps = 2\nanneal = 1\n")
+        options = ("--settings", tmp_path / "s.toml", "--subtask", "cat,dog", "--no-compare")
+        gradient = (*options, "--search", "gradient", "--keep", 0.6, "--json", "--out")
+        here = succeed(*split(shop, *gradient, tmp_path / "here")).json
+        spread = succeed(*split(shop, *gradient, tmp_path / "spread", "--workers", 1)).json
+        assert here["kept_kernels"] == spread["kept_kernels"] <= 0.6
+        assert here["models"] == spread["models"]
+
+    def test_an_interrupted_comparison_goes_on(
+        self, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        task = ("--search", "random", "--tries", 2, "--subtask", "cat,dog", "--out", tmp_path)
+
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("cnnsplitter.splitting.class_modules", interrupted)
+            call(*split(shop, *task))
+        kept = tmp_path / "class-modules.checkpoint"
+        assert kept.exists()
+        searched = (tmp_path / "events.jsonl").read_text().count('"search"')
+        succeed(*split(shop, *task))
+        assert (tmp_path / "events.jsonl").read_text().count('"search"') == searched
+        assert not kept.exists()
+
+    def test_test_images_are_missed_before_the_search(self, shop: Shop, tmp_path: Path) -> None:
+        with np.load(shop / "data.npz") as known:
+            arrays = dict(known)
+        birds = arrays["y_test"] == 0
+        arrays |= {key: arrays[key][birds] for key in ("x_test", "y_test")}
+        np.savez(tmp_path / "few.npz", **arrays)
+        strong, data = shop / "strong.safetensors", tmp_path / "few.npz"
+        out = tmp_path / "out"
+        outcome = call("split", strong, "--data", data, "--subtask", "cat,dog", "--out", out)
+        assert outcome.code == 2
+        assert "no test images" in outcome.err
+        assert not out.exists()
 
     def test_tuning_is_reported_apart(self, shop: Shop, tmp_path: Path) -> None:
         options = ("--search", "importance", "--subtask", "ship,cat", "--no-compare", "--json")
@@ -150,12 +192,18 @@ class TestSubtask:
     ("options", "message"),
     [
         (("--search", "genetc"), "unknown search 'genetc'; did you mean 'genetic'"),
-        (("--keep", 0.5), "the search 'genetic' has no option 'keep'; these have: importance"),
+        (
+            ("--keep", 0.5),
+            "the search 'genetic' has no option 'keep'; these have: gradient, importance",
+        ),
         (("--search", "random", "--population", 9), "no option 'population'; these have: genetic"),
         (("--search", "random", "--keep", 1.5), "random: keep"),
         (("--search", "random", "--preset", "simcnn-svhn"), "--preset is a setting of the genetic"),
         (("--subtask", "cat"), "at least two classes"),
         (("--subtask", "cat,dgo"), "unknown class of the strong model 'dgo'"),
+        (("--subtask", "cat,dog", "--engine", "rey"), "unknown engine 'rey'"),
+        (("--subtask", "cat,dog", "--ray-address", "auto"), "needs --engine ray"),
+        (("--subtask", "cat,dog", "--model", "resnet20"), "must be package.module:factory"),
         (("--subtask", "cat,dog", "--sensitivity", "c.json"), "--sensitivity is of class modules"),
     ],
 )
