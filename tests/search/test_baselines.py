@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from cnnsplitter.errors import ModelError, SettingsError, StorageError
 from cnnsplitter.files import read_tensors, write_tensors
-from cnnsplitter.objective import kept_share
+from cnnsplitter.objective import composed_accuracy, kept_share
 from cnnsplitter.search import (
     SEARCHES,
     GeneticSearch,
@@ -220,3 +220,15 @@ def test_options_are_checked() -> None:
         make_search("random", {"keep": 0})
     with pytest.raises(ValidationError, match="tries"):
         RandomSearch(tries=0)
+
+
+def test_every_try_is_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[float] = []
+
+    def counting(scores: torch.Tensor, labels: torch.Tensor) -> float:
+        judged.append(composed_accuracy(scores, labels))
+        return judged[-1]
+
+    monkeypatch.setattr("cnnsplitter.search.tries.composed_accuracy", counting)
+    result = RandomSearch(tries=5).run(planted_problem(TOY), seed=0)
+    assert judged == [entry.accuracy for entry in result.history]
