@@ -13,7 +13,7 @@ from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.engines import Engine, InProcess
 from cnnsplitter.evaluation import evaluate
-from cnnsplitter.importance import Importance, measure_importance
+from cnnsplitter.importance import Importance
 from cnnsplitter.inference import predict
 from cnnsplitter.masked_scoring import MaskedImages, MaskedMargins
 from cnnsplitter.progress import Progress, silent
@@ -23,9 +23,9 @@ from cnnsplitter.selection import Selection
 from cnnsplitter.sensitivity import measure_sensitivity
 from cnnsplitter.splitting import (
     GRADIENT_IMAGES,
-    IMPORTANCE_IMAGES,
     Unknown,
     as_classifier,
+    importance_for,
     limited,
     require_importance,
     require_layers,
@@ -138,7 +138,7 @@ def subtask(
         search: Any search: it meets a problem with a single selection (``MarginProblem``).
         seed: Of the search and of the choice of images.
         importance: Measured already, on the model that ``restrict`` gives; by default measured
-            here.
+            here if the search needs it.
         search_images: At most so many images score selections.
         unknown: What an operator that cannot be followed does; see ``ChannelMap.trace``.
         checkpoint: File to resume from and to write after every generation.
@@ -161,8 +161,7 @@ def subtask(
     channels = trace(restricted, unknown=unknown)
     require_layers(search, None, channels)
     if importance is None:
-        train = limited(data.train, IMPORTANCE_IMAGES, seed)
-        importance = measure_importance(restricted, channels, train, progress=progress)
+        importance = importance_for(search, restricted, channels, data.train, seed, progress)
     require_importance(importance, channels)
     scorer = MarginScorer(restricted, channels, images)
     masked = MaskedImages(restricted, channels, limited(data.train, GRADIENT_IMAGES, seed))

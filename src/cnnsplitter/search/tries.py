@@ -96,6 +96,11 @@ class BestOfTries(BaseModel, ABC):
         """Start ratios are not used."""
         return False
 
+    @property
+    def needs_importance(self) -> bool:
+        """Whether the units are ranked by it."""
+        return True
+
     def run(
         self,
         problem: SearchProblem,
