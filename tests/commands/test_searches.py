@@ -93,6 +93,28 @@ def test_recalibration_is_reported_too(shop: Shop, tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in buffers)
 
 
+def test_a_front_has_a_folder_for_each_share_and_goes_on(shop: Shop, tmp_path: Path) -> None:
+    options = ("--search", "importance", "--pareto", "0.4,0.8", "--json", "--out", tmp_path / "o")
+    result = succeed(*split(shop, *options)).json
+    assert result == json.loads((tmp_path / "o" / "pareto.json").read_text())
+    assert [point["keep"] for point in result["points"]] == [0.8, 0.4]
+    alone = ("--search", "importance", "--keep", 0.4, "--json", "--out", tmp_path / "alone")
+    expected = succeed(*split(shop, *alone)).json
+    point = result["points"][1]
+    assert point["accuracy"] == expected["composed_accuracy"]
+    shares = [row["kept_macs"] for row in expected["modules"]]
+    assert point["kept_macs"] == pytest.approx(sum(shares) / len(shares))
+    folder = tmp_path / "o" / point["folder"]
+    module = (folder / "cat.safetensors").read_bytes()
+    assert module == (tmp_path / "alone" / "cat.safetensors").read_bytes()
+    assert "<svg" in (tmp_path / "o" / "pareto.html").read_text()
+    assert "exists already" in call(*split(shop, *options)).err
+    (tmp_path / "o" / "pareto.json").unlink()
+    assert succeed(*split(shop, *options)).json == result
+    (tmp_path / "o" / "pareto.json").unlink()
+    assert "exists already" in call(*split(shop, *options, "--seed", 1)).err
+
+
 class TestSubtask:
     def test_writes_one_network_and_compares_it(self, shop: Shop, tmp_path: Path) -> None:
         options = ("--search", "importance", "--subtask", "ship, cat", "--out", tmp_path)
@@ -199,6 +221,10 @@ class TestSubtask:
         (("--search", "random", "--population", 9), "no option 'population'; these have: genetic"),
         (("--search", "random", "--keep", 1.5), "random: keep"),
         (("--search", "random", "--preset", "simcnn-svhn"), "--preset is a setting of the genetic"),
+        (("--pareto", "0.8,0.6"), "needs a search with the option 'keep'"),
+        (("--search", "random", "--pareto", "0.8,2"), "must be shares between 0 and 1"),
+        (("--search", "random", "--pareto", ".5", "--keep", 0.5), "give one of the two"),
+        (("--subtask", "cat,dog", "--pareto", ".5"), "does not go with --subtask"),
         (("--subtask", "cat"), "at least two classes"),
         (("--subtask", "cat,dgo"), "unknown class of the strong model 'dgo'"),
         (("--subtask", "cat,dog", "--engine", "rey"), "unknown engine 'rey'"),

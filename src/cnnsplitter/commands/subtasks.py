@@ -36,6 +36,8 @@ def split_subtask(context: typer.Context) -> None:
     options = context.params
     if options["curves"] is not None:
         raise SettingsError("--sensitivity is of class modules and does not go with --subtask")
+    if options["pareto"] is not None:
+        raise SettingsError("--pareto is of class modules and does not go with --subtask")
     file = options["out"] / "subtask.safetensors"
     require_free(file, options["force"])
     from cnnsplitter.classifier import Classifier
