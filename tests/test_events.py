@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnsplitter.errors import SettingsError, StorageError
-from cnnsplitter.events import EventLog, Gate, TensorBoard, TimeLeft, together
+from cnnsplitter.events import EventLog, Muted, TensorBoard, TimeLeft, together
 from cnnsplitter.progress import Step
 
 
@@ -19,12 +19,12 @@ def test_every_listener_hears_every_step_in_order() -> None:
     assert heard == [(0, 1), (1, 1), (0, 2), (1, 2)]
 
 
-def test_a_gate_passes_steps_while_it_is_open() -> None:
+def test_steps_are_dropped_while_they_are_muted() -> None:
     heard: list[int] = []
-    gate = Gate(lambda step: heard.append(step.done), is_open=False)
+    muted = Muted(lambda step: heard.append(step.done), is_muted=True)
     for done in (1, 2):
-        gate(Step("search", done, 2))
-        gate.is_open = True
+        muted(Step("search", done, 2))
+        muted.is_muted = False
     assert heard == [2]
 
 
@@ -39,6 +39,18 @@ def test_time_left_is_the_rest_at_the_pace_so_far(first: int, more: int, rest: i
             progress(Step("search", done, first + more + rest, {"accuracy": 0.5}))
     assert steps[0].values == {"accuracy": 0.5}
     assert steps[1].values == {"accuracy": 0.5, "seconds_left": pytest.approx(3.0 * rest)}
+
+
+def test_a_stage_that_begins_again_has_a_pace_of_its_own() -> None:
+    steps: list[Step] = []
+    clock = iter((0.0, 10.0, 1000.0, 1001.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cnnsplitter.events.time.monotonic", lambda: next(clock))
+        progress = TimeLeft(steps.append)
+        for done in (1, 3, 1, 2):
+            progress(Step("search", done, 3))
+    left = [step.values.get("seconds_left") for step in steps]
+    assert left == [None, 0.0, None, 1.0]
 
 
 def test_the_log_has_one_object_per_step_and_goes_on_after_half_a_line(tmp_path: Path) -> None:

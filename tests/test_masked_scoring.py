@@ -1,14 +1,16 @@
 import pytest
 import torch
 from hypothesis import given, settings
+from torch.nn.functional import cross_entropy
 
 import toys
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.cost import measure_cost
 from cnnsplitter.inference import predict
-from cnnsplitter.masked_scoring import MaskedImages
+from cnnsplitter.masked_scoring import MaskedImages, MaskedMargins
 from cnnsplitter.scoring import CutScorer
+from cnnsplitter.search.gradient_pairs import Pairs
 from strategies import Spec, build, specs
 
 CLASSES = ("a", "b", "c", "d")
@@ -53,6 +55,23 @@ def test_gradients_reach_the_masks_of_each_pair_and_nothing_else() -> None:
     assert all(p.requires_grad and p.grad is None for p in strong.parameters())
     assert strong.training
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in strong.modules())
+
+
+def test_the_loss_of_margins_is_the_cross_entropy_over_all_classes() -> None:
+    strong = toys.classifier("lenet5", classes=CLASSES, width=0.3)
+    masked = masked_images(strong)
+    margins, images = MaskedMargins(masked), torch.tensor([7, 0, 3])
+    masks = random_masks(masked.channels, 3)
+    owner = torch.zeros(3, dtype=torch.int64)
+    assert torch.equal(margins.labels, torch.zeros(9, dtype=torch.int64))
+    pairs = Pairs(images, owner[:, None], owner, margins.logits[images])
+    scores = margins(images, owner, masks)[:, None]
+    logits = masked.masked_logits(images, masks)
+    expected = cross_entropy(logits, masked.labels[images])
+    torch.testing.assert_close(pairs.loss(scores, scores, "cross-entropy"), expected)
+    whole = margins(images, owner, torch.ones_like(masks))[:, None]
+    torch.testing.assert_close(whole, margins.logits[images])
+    assert margins.multiply_adds(masks).equal(masked.multiply_adds(masks))
 
 
 def test_weights_are_given_back_after_an_error() -> None:

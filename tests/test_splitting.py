@@ -15,7 +15,13 @@ from cnnsplitter.inference import predict
 from cnnsplitter.models import build_model
 from cnnsplitter.preprocessing import Preprocessing
 from cnnsplitter.progress import Step
-from cnnsplitter.search import GeneticSearch
+from cnnsplitter.search import (
+    GeneticSearch,
+    GradientSearch,
+    RandomSearch,
+    Search,
+    ThresholdSearch,
+)
 from cnnsplitter.sensitivity import Sensitivity
 from cnnsplitter.splitting import Split, as_classifier, class_modules, limited, split, trace
 from cnnsplitter.storage import load_as, save
@@ -214,6 +220,23 @@ def test_what_cannot_be_split_is_refused_at_once(strong: Classifier, digits: Spl
         run(broken, digits, progress=nothing)
     with pytest.raises(ModelError, match="but 5 classes are named"):
         run(build_model("lenet5", 4, digits.input_shape)[0], digits, progress=nothing)
+
+
+@pytest.mark.parametrize(
+    ("search", "needed"),
+    [
+        (RandomSearch(keep=0.5), False),
+        (GradientSearch(rounds=1, steps=1, anneal=0, start_pairs=8), False),
+        (GradientSearch(rounds=1, steps=1, anneal=0, start="importance"), True),
+        (ThresholdSearch(keep=0.5), True),
+    ],
+)
+def test_importance_is_measured_where_the_search_needs_it(
+    search: Search, needed: bool, strong: Classifier, digits: Splits
+) -> None:
+    stages: set[str] = set()
+    split(strong, digits, search=search, progress=lambda step: stages.add(step.stage))
+    assert ("importance" in stages) == needed
 
 
 def test_importance_of_another_network_is_refused(strong: Classifier, digits: Splits) -> None:

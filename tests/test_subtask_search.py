@@ -1,3 +1,4 @@
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -8,16 +9,27 @@ from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import Splits, load_data
+from cnnsplitter.engines import InProcess
+from cnnsplitter.engines.worker import Worker, pack
 from cnnsplitter.errors import (
     DataError,
     SettingsError,
 )
 from cnnsplitter.evaluation import evaluate
-from cnnsplitter.inference import predict
+from cnnsplitter.inference import one_thread, predict
 from cnnsplitter.models import build_model
 from cnnsplitter.preprocessing import Preprocessing
 from cnnsplitter.progress import Progress, Step, silent
-from cnnsplitter.search import GeneticSearch, RandomSearch, Search, ThresholdSearch
+from cnnsplitter.scoring import CutScorer
+from cnnsplitter.search import (
+    GeneticSearch,
+    GradientSearch,
+    RandomSearch,
+    Scorer,
+    Search,
+    ThresholdSearch,
+)
+from cnnsplitter.search.gradient_pairs import Form
 from cnnsplitter.splitting import limited
 from cnnsplitter.subtask_search import FoundSubtask, MarginScorer, subtask
 from cnnsplitter.surgery import masked_forward
@@ -25,6 +37,7 @@ from cnnsplitter.training import Training, train
 
 TASK = ("7", "1", "4")
 GENETIC = GeneticSearch(population=6, parents=4, elites=2, generations=3)
+GRADIENT = GradientSearch(keep=0.4, rounds=2, steps=10, anneal=1, start_pairs=64)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +88,9 @@ def test_the_strong_model_is_left_as_it_was(found: FoundSubtask, strong: Classif
     assert found.strong_weights == strong.weights_digest()
 
 
-@pytest.mark.parametrize("search", [ThresholdSearch(keep=0.6), RandomSearch(keep=0.6), GENETIC])
+@pytest.mark.parametrize(
+    "search", [ThresholdSearch(keep=0.6), RandomSearch(keep=0.6), GENETIC, GRADIENT]
+)
 def test_equal_seeds_give_equal_networks(
     search: Search, strong: Classifier, digits: Splits
 ) -> None:
@@ -107,6 +122,50 @@ def test_resumed_equals_uninterrupted(
     again = run(silent)
     assert again.model.selection == found.model.selection
     assert again.result.history == found.result.history
+
+
+@pytest.mark.parametrize("form", ["match", "cross-entropy", "both"])
+def test_the_gradient_search_follows_margins(
+    form: Form, strong: Classifier, digits: Splits
+) -> None:
+    search = GRADIENT.model_copy(update={"form": form})
+    found = subtask(strong, TASK, digits, search=search, seed=0, search_images=60)
+    images = limited(digits.search.relabel(TASK), 60, 0)
+    assert found.result.accuracy == pytest.approx(evaluate(found.model, images).accuracy)
+    assert found.result.best.kept <= 0.4
+    drawn = RandomSearch(keep=0.4)
+    other = subtask(strong, TASK, digits, search=drawn, seed=0, search_images=60)
+    assert found.result.accuracy > other.result.accuracy
+
+
+def test_workers_measure_the_same_margins() -> None:
+    strong = toys.classifier()
+    channels = toys.traced(strong)
+    scorer = MarginScorer(strong, channels, toys.image_set(40))
+    generator = torch.Generator().manual_seed(0)
+    keep = torch.stack([channels.random_selection(0.6, generator=generator).keep for _ in range(3)])
+    owner = torch.zeros(3, dtype=torch.int64)
+    with one_thread():
+        answer = Worker(scorer.portable(), "cpu").score(pack(owner, keep))
+    assert torch.equal(torch.from_numpy(answer), scorer(owner, keep))
+
+
+def test_an_engine_runs_the_candidates(
+    found: FoundSubtask, strong: Classifier, digits: Splits
+) -> None:
+    class Counting(InProcess):
+        spreads = 0
+
+        def spread(self, scorer: CutScorer) -> AbstractContextManager[Scorer]:
+            self.spreads += 1
+            return super().spread(scorer)
+
+    engine = Counting()
+    again = subtask(
+        *(strong, TASK, digits), search=GENETIC, seed=3, search_images=60, engine=engine
+    )
+    assert engine.spreads == 1
+    assert again.model.selection == found.model.selection
 
 
 def test_layers_that_are_not_there_are_refused_at_once(strong: Classifier, digits: Splits) -> None:

@@ -38,6 +38,15 @@ def test_the_model_is_left_as_it_was() -> None:
     assert not any(m._forward_pre_hooks for m in strong.modules())
 
 
+def test_it_is_measured_where_gradients_are_off_too() -> None:
+    strong, data = toys.classifier(), toys.image_set(12)
+    expected = measure_taylor(strong, toys.traced(strong), data)
+    with torch.no_grad():
+        found = measure_taylor(strong, toys.traced(strong), data)
+    assert torch.equal(found.scores, expected.scores)
+    assert all(parameter.requires_grad for parameter in strong.parameters())
+
+
 def test_images_that_do_not_fit_are_refused() -> None:
     strong = toys.classifier()
     with pytest.raises(SettingsError, match="select or reorder"):

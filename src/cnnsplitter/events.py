@@ -22,20 +22,20 @@ def together(*listeners: Progress) -> Progress:
 
 
 @dataclass(eq=False)
-class Gate:
-    """Passes steps on while it is open.
+class Muted:
+    """Passes steps on unless it is muted.
 
     Attributes:
         progress: Where to.
-        is_open: Whether it is.
+        is_muted: Whether it is.
     """
 
     progress: Progress
-    is_open: bool = True
+    is_muted: bool = False
 
     def __call__(self, step: Step, /) -> None:
         """Pass the step on, or drop it."""
-        if self.is_open:
+        if not self.is_muted:
             self.progress(step)
 
 
@@ -49,11 +49,16 @@ class TimeLeft:
 
     progress: Progress
     _begun: dict[str, tuple[float, int]] = field(default_factory=dict)
+    _done: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, step: Step, /) -> None:
         """Add the time that the steps still to do take at the pace of those seen so far."""
         now = time.monotonic()
-        begun, first = self._begun.setdefault(step.stage, (now, step.done))
+        if step.done <= self._done.get(step.stage, step.done):
+            # the stage begins again, such as the search of the next model
+            self._begun[step.stage] = now, step.done
+        self._done[step.stage] = step.done
+        begun, first = self._begun[step.stage]
         if step.done > first:
             left = (now - begun) / (step.done - first) * (step.total - step.done)
             step = replace(step, values={**step.values, "seconds_left": left})

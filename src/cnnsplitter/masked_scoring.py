@@ -1,4 +1,4 @@
-"""The strong model on its training images, with one mask per pair of an image and a class."""
+"""The strong model on its training images, with masks that gradients flow through."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.masking import masked
-from cnnsplitter.classifier import Classifier
+from cnnsplitter.classifier import Classifier, logits_of
 from cnnsplitter.data import ImageSet
 from cnnsplitter.inference import device_of, eval_mode, predict, to_device
 from cnnsplitter.mask_cost import MaskCost
@@ -48,15 +48,24 @@ class MaskedImages:
             owner: int64[k], the class of each module.
             masks: float[k, units].
         """
+        logits = self.masked_logits(images, masks)
+        return logits.gather(1, owner.to(logits.device)[:, None])[:, 0]
+
+    def masked_logits(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Return logits float[k, classes], through which gradients reach the masks.
+
+        Args:
+            images: int64[k], which training image.
+            masks: float[k, units].
+        """
         device = device_of(self.strong)
         different = torch.tensor(sorted(set(images.tolist())))
         place = torch.searchsorted(different, images)
         pixels = self.data.images.read(self.data.rows[different]).to(device)
         x = to_device(self.strong.preprocessing(pixels)[place.to(device)], device)
         net = self.strong.net
-        with eval_mode(net), _constant(net), masked(net, self.channels, masks.to(x)):
-            logits: Tensor = net(x)
-        return logits.gather(1, owner.to(device)[:, None])[:, 0]
+        with eval_mode(net), constant_weights(net), masked(net, self.channels, masks.to(x)):
+            return logits_of(net(x))
 
     def multiply_adds(self, masks: Tensor) -> Tensor:
         """Return the multiply-adds float64[...] for one image, given masks [..., units]."""
@@ -67,8 +76,52 @@ class MaskedImages:
         return MaskCost.of(self.strong, self.channels)
 
 
+@dataclass(frozen=True, eq=False)
+class MaskedMargins:
+    """Runs masked networks of a sub-task, whose classes all share one mask, on training images.
+
+    The margin is smooth here: the right class's logit less the logarithm of the sum of the others'
+    exponentials. Its logistic loss is the cross-entropy over all the classes.
+
+    Attributes:
+        masked: Runs the strong model, restricted to the sub-task's classes.
+    """
+
+    masked: MaskedImages
+
+    @property
+    def labels(self) -> Tensor:
+        """int64[m], all 0: the sub-task takes the place of the only class."""
+        return torch.zeros_like(self.masked.labels)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """float32[m, 1], the margins of the whole strong model."""
+        return _smooth_margins(self.masked.logits, self.masked.labels)[:, None]
+
+    def __call__(self, images: Tensor, owner: Tensor, masks: Tensor) -> Tensor:
+        """Return margins float[k], through which gradients reach the masks.
+
+        Args:
+            images: int64[k], which training image.
+            owner: int64[k], all 0.
+            masks: float[k, units].
+        """
+        return _smooth_margins(self.masked.masked_logits(images, masks), self.masked.labels[images])
+
+    def multiply_adds(self, masks: Tensor) -> Tensor:
+        """Return the multiply-adds float64[...] for one image, given masks [..., units]."""
+        return self.masked.multiply_adds(masks)
+
+
+def _smooth_margins(logits: Tensor, labels: Tensor) -> Tensor:
+    own = labels.to(logits.device)[:, None]
+    others = logits.scatter(1, own, -torch.inf).logsumexp(dim=1)
+    return logits.gather(1, own)[:, 0] - others
+
+
 @contextmanager
-def _constant(net: nn.Module) -> Iterator[None]:
+def constant_weights(net: nn.Module) -> Iterator[None]:
     """Take the weights for constants, which halves the work of the backward pass."""
     learned = [parameter for parameter in net.parameters() if parameter.requires_grad]
     try:

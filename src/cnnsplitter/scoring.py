@@ -93,13 +93,18 @@ class CutScorer:
             nets = [narrow_copy(self.strong.net, self.channels, row) for row in keep]
             nets = [net.to(memory_format=layout) for net in nets]
             start = 0
-            for images, _ in self.data.batches(self.batch_size):
+            for images, labels in self.data.batches(self.batch_size):
                 x = self.strong.preprocessing(images.to(device)).contiguous(memory_format=layout)
                 stop = start + len(x)
                 for row, (net, column) in enumerate(zip(nets, owner.tolist(), strict=True)):
-                    scores[row, start:stop] = logits_of(net(x))[:, column].float().cpu()
+                    logits = logits_of(net(x))
+                    scores[row, start:stop] = self._read(logits, column, labels).float().cpu()
                 start = stop
         return scores
+
+    def _read(self, logits: Tensor, owner: int, labels: Tensor) -> Tensor:
+        """Return the scores [B] among the logits [B, classes] of a candidate."""
+        return logits[:, owner]
 
 
 def equal_parts(count: int, workers: int) -> list[slice]:

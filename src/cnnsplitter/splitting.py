@@ -1,7 +1,7 @@
 """Split a strong model: from a trained CNN and its data to one class module per class."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,12 @@ from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.engines import Engine, InProcess
 from cnnsplitter.errors import SettingsError
-from cnnsplitter.importance import Importance, measure_importance, require_every_class
+from cnnsplitter.importance import (
+    Importance,
+    measure_importance,
+    require_every_class,
+    uniform_importance,
+)
 from cnnsplitter.masked_scoring import MaskedImages
 from cnnsplitter.objective import jaccard
 from cnnsplitter.progress import Progress, silent
@@ -127,7 +132,7 @@ def split(
         data: Importance is measured on ``data.train``, selections are scored on ``data.search``.
         search: How selections are searched; by default a genetic search.
         seed: Of the search and of the choice of images.
-        importance: Measured already; by default measured here.
+        importance: Measured already; by default measured here if the search needs it.
         sensitivity: Measured already; by default measured here if the search needs it.
         search_images: At most so many images of ``data.search`` score selections.
         start: What another search of this network found, for a genetic search to begin near.
@@ -149,17 +154,13 @@ def split(
     require_usable(classifier, data, images)
     channels = trace(classifier, unknown=unknown)
     require_layers(search, sensitivity, channels)
-    if importance is not None:
-        require_importance(importance, channels)
-    else:
-        importance = measure_importance(
-            classifier, channels, limited(data.train, IMPORTANCE_IMAGES, seed), progress=progress
-        )
+    if importance is None:
+        importance = importance_for(search, classifier, channels, data.train, seed, progress)
+    require_importance(importance, channels)
     scorer = CutScorer(classifier, channels, images)
     with (engine or InProcess()).spread(scorer) as run:
-        problem = _problem(scorer, run, search, importance, sensitivity, start, progress)
-        train = limited(data.train, GRADIENT_IMAGES, seed)
-        problem = replace(problem, masked=MaskedImages(classifier, channels, train))
+        masked = MaskedImages(classifier, channels, limited(data.train, GRADIENT_IMAGES, seed))
+        problem = _problem(scorer, run, masked, search, importance, sensitivity, start, progress)
         result = search.run(problem, seed=seed, checkpoint=checkpoint, progress=progress)
     modules = class_modules(classifier, channels, result)
     return Split(modules, result, channels.kernels_per_unit, classifier.weights_digest())
@@ -168,6 +169,7 @@ def split(
 def _problem(
     scorer: CutScorer,
     run: Scorer,
+    masked: MaskedImages,
     search: Search,
     importance: Importance,
     sensitivity: Sensitivity | None,
@@ -187,6 +189,7 @@ def _problem(
         labels=labels,
         scorer=run,
         start=None if start is None else start.selections,
+        masked=masked,
     )
 
 
@@ -195,6 +198,23 @@ def require_usable(strong: Classifier, data: Splits, images: ImageSet) -> None:
     strong.require_classes(data.classes)
     require_same_shape({"the strong model": strong.input_shape, "the data": data.input_shape})
     require_every_class(images, "the search")
+
+
+def importance_for(
+    search: Search,
+    strong: Classifier,
+    channels: ChannelMap,
+    train: ImageSet,
+    seed: int,
+    progress: Progress = silent,
+) -> Importance:
+    """Measure importance on some of the training images if ``search`` uses it; else 1."""
+    images = limited(train, IMPORTANCE_IMAGES, seed)
+    # start ratios are measured on the most important units
+    if not (search.needs_importance or search.needs_sensitivity):
+        require_every_class(images, "the search")
+        return uniform_importance(channels, len(strong.classes))
+    return measure_importance(strong, channels, images, progress=progress)
 
 
 def require_importance(importance: Importance, channels: ChannelMap) -> None:

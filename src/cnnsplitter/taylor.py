@@ -13,6 +13,7 @@ from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError
 from cnnsplitter.importance import Importance
 from cnnsplitter.inference import device_of, eval_mode, to_device
+from cnnsplitter.masked_scoring import constant_weights
 from cnnsplitter.progress import Progress, Step, silent
 
 
@@ -50,10 +51,12 @@ def measure_taylor(
         mask = torch.ones(
             len(images), channels.unit_count, dtype=strong.example().dtype, device=device
         ).requires_grad_()
-        with eval_mode(strong), masked(strong.net, channels, mask):
-            logits = strong(to_device(images, device))
-        for row in range(classes):
-            (slope,) = torch.autograd.grad(logits[:, row].sum(), mask, retain_graph=True)
+        with torch.enable_grad():
+            with eval_mode(strong), constant_weights(strong), masked(strong.net, channels, mask):
+                logits = strong(to_device(images, device))
+            outputs = logits.sum(dim=0).unbind()
+        for row, output in enumerate(outputs):
+            (slope,) = torch.autograd.grad(output, mask, retain_graph=True)
             total[row] += slope.abs().sum(dim=0).double().cpu()
         progress(Step("importance", number + 1, batches))
     return Importance(

@@ -250,6 +250,10 @@ class TestDoctor:
         assert "--freeze-unknown" in outcome.err
         for row in succeed(*split, "--freeze-unknown", "--json").json["modules"]:
             assert 9 <= row["kernels"] <= 12
+        task = ("--subtask", "cat,dog", "--search", "importance", "--out", tmp_path / "task")
+        assert "--freeze-unknown" in call(*split[: -len(SMALL)], *task).err
+        rows = succeed(*split[: -len(SMALL)], *task, "--freeze-unknown", "--json").json["models"]
+        assert all(9 <= row["kernels"] <= 24 for row in rows)
 
     @pytest.mark.parametrize(
         ("arguments", "names"),

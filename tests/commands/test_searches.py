@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -53,7 +54,7 @@ def test_fine_tuning_is_reported_apart_from_the_plain_result(shop: Shop, tmp_pat
     )
     assert "the strong model has no batch norm" in outcome.err
     result = json.loads((tmp_path / "tuned" / "split.json").read_text())
-    assert result["composed_accuracy"] == plain["composed_accuracy"]
+    assert result["plain_composed_accuracy"] == plain["composed_accuracy"]
     assert result["modules"] == plain["modules"]
     assert [row["stage"] for row in result["tuning"]] == ["plain", "fine-tuned"]
     strong = load_as(Classifier, shop / "strong.safetensors")
@@ -64,12 +65,15 @@ def test_fine_tuning_is_reported_apart_from_the_plain_result(shop: Shop, tmp_pat
         composed = compose(modules)
         assert row["search_accuracy"] == evaluate(composed, data.search).accuracy
         assert row["calibration_accuracy"] == evaluate(composed, data.calibration).accuracy
+    assert result["composed_accuracy"] == evaluate(compose(after), data.test).accuracy
     saved = load_as(ClassModule, tmp_path / "tuned" / "cat.safetensors")
     pairs = zip(saved.parameters(), after["cat"].parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     made = describe(tmp_path / "tuned" / "cat.safetensors")["details"]
     assert made["tuning"] == result["tuning"]
-    assert set(made["metrics"]) == {"strong_accuracy", "plain_composed_accuracy"}
+    figures = ("strong_accuracy", "composed_accuracy", "plain_composed_accuracy")
+    assert set(made["metrics"]) == set(figures)
+    assert made["metrics"]["composed_accuracy"] == result["composed_accuracy"]
     assert "fine-tuned" in outcome.out
 
 
@@ -89,13 +93,36 @@ def test_recalibration_is_reported_too(shop: Shop, tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in buffers)
 
 
+def test_a_front_has_a_folder_for_each_share_and_goes_on(shop: Shop, tmp_path: Path) -> None:
+    options = ("--search", "importance", "--pareto", "0.4,0.8", "--json", "--out", tmp_path / "o")
+    result = succeed(*split(shop, *options)).json
+    assert result == json.loads((tmp_path / "o" / "pareto.json").read_text())
+    assert [point["keep"] for point in result["points"]] == [0.8, 0.4]
+    alone = ("--search", "importance", "--keep", 0.4, "--json", "--out", tmp_path / "alone")
+    expected = succeed(*split(shop, *alone)).json
+    point = result["points"][1]
+    assert point["accuracy"] == expected["composed_accuracy"]
+    shares = [row["kept_macs"] for row in expected["modules"]]
+    assert point["kept_macs"] == pytest.approx(sum(shares) / len(shares))
+    folder = tmp_path / "o" / point["folder"]
+    module = (folder / "cat.safetensors").read_bytes()
+    assert module == (tmp_path / "alone" / "cat.safetensors").read_bytes()
+    assert "<svg" in (tmp_path / "o" / "pareto.html").read_text()
+    assert "exists already" in call(*split(shop, *options)).err
+    (tmp_path / "o" / "pareto.json").unlink()
+    assert succeed(*split(shop, *options)).json == result
+    (tmp_path / "o" / "pareto.json").unlink()
+    assert "exists already" in call(*split(shop, *options, "--seed", 1)).err
+
+
 class TestSubtask:
     def test_writes_one_network_and_compares_it(self, shop: Shop, tmp_path: Path) -> None:
         options = ("--search", "importance", "--subtask", "ship, cat", "--out", tmp_path)
         outcome = succeed(*split(shop, *options, "--json"))
         result = json.loads((tmp_path / "subtask.json").read_text())
         assert result == outcome.json
-        assert sorted(files_in(tmp_path)) == ["subtask.json", "subtask.safetensors"]
+        names = ["events.jsonl", "subtask.json", "subtask.safetensors"]
+        assert sorted(files_in(tmp_path)) == names
         network = load_as(Subtask, tmp_path / "subtask.safetensors")
         assert network.classes == ("ship", "cat")
         images = load_data(shop / "data.npz").test.relabel(network.classes)
@@ -113,18 +140,62 @@ class TestSubtask:
         shown = succeed("inspect", tmp_path / "subtask.safetensors", "--json").json
         assert (shown["kind"], shown["net"]["classes"]) == ("subtask", ["ship", "cat"])
 
+    def test_workers_and_the_gradient_search_do_it_too(self, shop: Shop, tmp_path: Path) -> None:
+        (tmp_path / "s.toml").write_text("[gradient]\nrounds = 1\nsteps = 2\nanneal = 1\n")
+        options = ("--settings", tmp_path / "s.toml", "--subtask", "cat,dog", "--no-compare")
+        gradient = (*options, "--search", "gradient", "--keep", 0.6, "--json", "--out")
+        here = succeed(*split(shop, *gradient, tmp_path / "here")).json
+        spread = succeed(*split(shop, *gradient, tmp_path / "spread", "--workers", 1)).json
+        assert here["kept_kernels"] == spread["kept_kernels"] <= 0.6
+        assert here["models"] == spread["models"]
+
+    def test_an_interrupted_comparison_goes_on(
+        self, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        task = ("--search", "random", "--tries", 2, "--subtask", "cat,dog", "--out", tmp_path)
+
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("cnnsplitter.splitting.class_modules", interrupted)
+            call(*split(shop, *task))
+        kept = tmp_path / "class-modules.checkpoint"
+        assert kept.exists()
+        searched = (tmp_path / "events.jsonl").read_text().count('"search"')
+        succeed(*split(shop, *task))
+        assert (tmp_path / "events.jsonl").read_text().count('"search"') == searched
+        assert not kept.exists()
+
+    def test_test_images_are_missed_before_the_search(self, shop: Shop, tmp_path: Path) -> None:
+        with np.load(shop / "data.npz") as known:
+            arrays = dict(known)
+        birds = arrays["y_test"] == 0
+        arrays |= {key: arrays[key][birds] for key in ("x_test", "y_test")}
+        np.savez(tmp_path / "few.npz", **arrays)
+        strong, data = shop / "strong.safetensors", tmp_path / "few.npz"
+        out = tmp_path / "out"
+        outcome = call("split", strong, "--data", data, "--subtask", "cat,dog", "--out", out)
+        assert outcome.code == 2
+        assert "no test images" in outcome.err
+        assert not out.exists()
+
     def test_tuning_is_reported_apart(self, shop: Shop, tmp_path: Path) -> None:
         options = ("--search", "importance", "--subtask", "ship,cat", "--no-compare", "--json")
         plain = succeed(*split(shop, *options, "--out", tmp_path / "plain")).json
         tuned = succeed(
             *split(shop, *options, "--finetune-epochs", 1, "--out", tmp_path / "tuned")
         ).json
-        assert tuned["models"] == plain["models"]
+        before, after = ({row["model"]: row for row in r["models"]} for r in (plain, tuned))
+        assert after["strong model"] == before["strong model"]
+        assert after["plain sub-task"] == before["sub-task"] | {"model": "plain sub-task"}
         assert [row["stage"] for row in tuned["tuning"]] == ["plain", "fine-tuned"]
         network = load_as(Subtask, tmp_path / "tuned" / "subtask.safetensors")
-        images = load_data(shop / "data.npz").search.relabel(network.classes)
-        assert tuned["tuning"][1]["search_accuracy"] == evaluate(network, images).accuracy
+        images = load_data(shop / "data.npz").relabel(network.classes)
+        assert tuned["tuning"][1]["search_accuracy"] == evaluate(network, images.search).accuracy
+        assert after["sub-task"]["accuracy"] == evaluate(network, images.test).accuracy
         made = describe(tmp_path / "tuned" / "subtask.safetensors")["details"]
+        assert made["metrics"]["sub-task"] == after["sub-task"]["accuracy"]
         assert made["tuning"] == tuned["tuning"]
 
     def test_the_comparison_can_be_left_out(self, shop: Shop, tmp_path: Path) -> None:
@@ -143,12 +214,22 @@ class TestSubtask:
     ("options", "message"),
     [
         (("--search", "genetc"), "unknown search 'genetc'; did you mean 'genetic'"),
-        (("--keep", 0.5), "'genetic' has no option 'keep'; these have: gradient, importance"),
+        (
+            ("--keep", 0.5),
+            "the search 'genetic' has no option 'keep'; these have: gradient, importance",
+        ),
         (("--search", "random", "--population", 9), "no option 'population'; these have: genetic"),
         (("--search", "random", "--keep", 1.5), "random: keep"),
         (("--search", "random", "--preset", "simcnn-svhn"), "--preset is a setting of the genetic"),
+        (("--pareto", "0.8,0.6"), "needs a search with the option 'keep'"),
+        (("--search", "random", "--pareto", "0.8,2"), "must be shares between 0 and 1"),
+        (("--search", "random", "--pareto", ".5", "--keep", 0.5), "give one of the two"),
+        (("--subtask", "cat,dog", "--pareto", ".5"), "does not go with --subtask"),
         (("--subtask", "cat"), "at least two classes"),
         (("--subtask", "cat,dgo"), "unknown class of the strong model 'dgo'"),
+        (("--subtask", "cat,dog", "--engine", "rey"), "unknown engine 'rey'"),
+        (("--subtask", "cat,dog", "--ray-address", "auto"), "needs --engine ray"),
+        (("--subtask", "cat,dog", "--model", "resnet20"), "must be package.module:factory"),
         (("--subtask", "cat,dog", "--sensitivity", "c.json"), "--sensitivity is of class modules"),
     ],
 )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cnnsplitter.data import Splits
-    from cnnsplitter.events import Gate
+    from cnnsplitter.events import Muted
     from cnnsplitter.packing import Model
     from cnnsplitter.progress import Progress
     from cnnsplitter.splitting import Unknown
@@ -271,10 +271,10 @@ def details(**values: Any) -> dict[str, Any]:
     return {"versions": versions(), **given(**values)}
 
 
-def listeners(terminal: Terminal, folder: Path, tensorboard: bool) -> "tuple[Progress, Gate]":
-    """Return what hears every step of a run, and the gate before what it writes to ``folder``."""
-    from cnnsplitter.events import EventLog, Gate, TensorBoard, TimeLeft, together
+def listeners(terminal: Terminal, folder: Path, tensorboard: bool) -> "tuple[Progress, Muted]":
+    """Return what hears every step of a run, and what mutes all that it writes to ``folder``."""
+    from cnnsplitter.events import EventLog, Muted, TensorBoard, TimeLeft, together
 
     boards = [TensorBoard(folder / "tensorboard")] if tensorboard else []
-    files = Gate(together(EventLog(folder / "events.jsonl"), *boards))
+    files = Muted(together(EventLog(folder / "events.jsonl"), *boards))
     return TimeLeft(together(terminal.progress, files)), files

@@ -105,12 +105,12 @@ def _run(
 
     with terminal:
         progress, files = listeners(terminal, folder, tensorboard)
-        files.is_open = False
+        files.is_muted = True
         work = Run(recipe, folder, places, progress)
         work.check()
         work.prepare(force=force)
         # nothing is written to a folder before it is known to be free
-        files.is_open = True
+        files.is_muted = False
         if (folder / "report.json").exists():
             terminal.note(f"{folder}: already finished; --force runs it again")
         report = work.report().model_dump(mode="json")

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cnnsplitter.commands import tuning
+from cnnsplitter.commands.fronts import split_front
 from cnnsplitter.commands.options import (
     Channels,
     Data,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from cnnsplitter.class_modules import ClassModule, ComposedModel
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.data import ImageSet, Splits
+    from cnnsplitter.search.registry import AnySearch
     from cnnsplitter.sensitivity import Sensitivity
     from cnnsplitter.splitting import Split, Unknown
 
@@ -59,6 +62,10 @@ Recalibrate = Annotated[
 ]
 FinetuneEpochs = Annotated[
     int | None, typer.Option(min=1, help="Fine-tune class modules for so many epochs.")
+]
+Pareto = Annotated[
+    str | None,
+    typer.Option(help="Split once for each of these shares instead of --keep, and plot them."),
 ]
 Strong = Annotated[Path, typer.Argument(help="The strong model, saved by this package.")]
 Curves = Annotated[
@@ -142,6 +149,7 @@ def split(
     generations: Generations = None,
     size_weight: Annotated[float | None, typer.Option(help="Weight of small modules.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many without a gain.")] = None,
+    pareto: Pareto = None,
     curves: Curves = None,
     search_images: SearchImages = None,
     engine: EngineName = "local",
@@ -173,24 +181,28 @@ def split(
     The settings file may have a table named after the search with what has no option, such as
     mutation in [genetic].
     """
-    if subtask is None:
-        _split_classes(context)
-    else:
+    terminal = Terminal(json, quiet)
+    if subtask is not None:
         split_subtask(context)
+    elif pareto is not None:
+        split_front(context, terminal, partial(_split_classes, context, terminal))
+    else:
+        terminal.result(_split_classes(context, terminal, out, chosen_search(context)))
 
 
-def _split_classes(context: typer.Context) -> None:
+def _split_classes(
+    context: typer.Context, terminal: Terminal, out: Path, search: "AnySearch"
+) -> dict[str, Any]:
+    """Write class modules to the folder ``out`` and return their figures."""
     options = context.params
-    strong, out, seed = options["strong"], options["out"], options["seed"]
+    strong, seed = options["strong"], options["seed"]
     require_free(out / "split.json", options["force"])
     from cnnsplitter.class_modules import compose as put_together
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.engines import choose_engine
     from cnnsplitter.splitting import split as find
 
-    search = chosen_search(context)
     runs_on = choose_engine(options["engine"], options["workers"], options["ray_address"])
-    terminal = Terminal(options["json"], options["quiet"])
     progress, _ = listeners(terminal, out, options["tensorboard"])
     model = load_model(Classifier, strong, builder(context))
     unknown = unknown_operators(options["freeze_unknown"])
@@ -215,10 +227,10 @@ def _split_classes(context: typer.Context) -> None:
         )
         result = _evaluate_split(model, found, images)
         if tuning.is_wanted(context):
-            modules, result["tuning"] = tuning.tune(
-                context, found, put_together, model, images, terminal
-            )
-            found = replace(found, modules=modules)
+            modules, stages = tuning.tune(context, found, put_together, model, images, terminal)
+            found, plain = replace(found, modules=modules), result["composed_accuracy"]
+            result = _evaluate_split(model, found, images)
+            result |= {"plain_composed_accuracy": plain, "tuning": stages}
     kept = details(
         seed=seed,
         data=options["data"],
@@ -228,6 +240,7 @@ def _split_classes(context: typer.Context) -> None:
     )
     _finish_split(found, result, out, terminal, kept)
     checkpoint.unlink(missing_ok=True)
+    return result
 
 
 def _require_free_modules(strong: "Classifier", out: Path, force: bool) -> None:
@@ -255,7 +268,7 @@ def _read_curves(path: Path, strong: "Classifier", unknown: "Unknown") -> "Sensi
 
 
 def _evaluate_split(strong: "Classifier", found: "Split", images: "Splits") -> dict[str, Any]:
-    """Return the figures of class modules as they were cut."""
+    """Return the figures of class modules and of the strong model."""
     from cnnsplitter.class_modules import compose as put_together
     from cnnsplitter.evaluation import evaluate
 
@@ -271,16 +284,11 @@ def _finish_split(
     from cnnsplitter.pipeline import save_modules
     from cnnsplitter.results import write_json
 
-    composed = "plain_composed_accuracy" if "tuning" in result else "composed_accuracy"
-    metrics = {
-        "strong_accuracy": result["strong_accuracy"],
-        composed: result["composed_accuracy"],
-    }
+    metrics = {name: figure for name, figure in result.items() if name.endswith("_accuracy")}
     result["files"] = save_modules(found, out, kept | {"metrics": metrics})
     write_json(out / "split.json", result)
     show_split(result, terminal)
     terminal.line(f"Written to {out}")
-    terminal.result(result)
 
 
 def compose(

@@ -1,15 +1,19 @@
 """``split --subtask``: one narrow network for some of a strong model's classes."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from cnnsplitter.commands.options import (
+    builder,
     details,
+    listeners,
     load_model,
     open_fitting_data,
     require_free,
     require_test_images,
+    unknown_operators,
 )
 from cnnsplitter.commands.searches import chosen_search, described
 from cnnsplitter.commands.tables import show_tuning
@@ -18,11 +22,13 @@ from cnnsplitter.errors import SettingsError
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
-    from cnnsplitter.class_modules import ClassModule
+    from cnnsplitter.classifier import Classifier
     from cnnsplitter.data import Splits
-    from cnnsplitter.search import Search
-    from cnnsplitter.subtask_search import FoundSubtask
+    from cnnsplitter.splitting import Split
+    from cnnsplitter.subtask_search import FoundSubtask, Row
     from cnnsplitter.subtasks import Subtask
+
+_CHECKPOINTS = ("subtask.checkpoint", "class-modules.checkpoint")
 
 
 def split_subtask(context: typer.Context) -> None:
@@ -30,84 +36,101 @@ def split_subtask(context: typer.Context) -> None:
     options = context.params
     if options["curves"] is not None:
         raise SettingsError("--sensitivity is of class modules and does not go with --subtask")
-    out = options["out"]
-    file, checkpoint = out / "subtask.safetensors", out / "subtask.checkpoint"
+    if options["pareto"] is not None:
+        raise SettingsError("--pareto is of class modules and does not go with --subtask")
+    file = options["out"] / "subtask.safetensors"
     require_free(file, options["force"])
     from cnnsplitter.classifier import Classifier
-    from cnnsplitter.results import write_json
-    from cnnsplitter.storage import save
-    from cnnsplitter.subtask_search import subtask
+    from cnnsplitter.subtasks import restrict
 
-    search = chosen_search(context)
+    ways = _ways(context)
     terminal = Terminal(options["json"], options["quiet"])
-    strong = load_model(Classifier, options["strong"])
+    ways["progress"], _ = listeners(terminal, options["out"], options["tensorboard"])
+    strong = load_model(Classifier, options["strong"], builder(context))
+    # What cannot be restricted to the classes is refused before the data is read.
+    classes = restrict(strong, [name.strip() for name in options["subtask"].split(",")]).classes
     with terminal:
         images = open_fitting_data(context, terminal, {options["strong"]: strong})
         strong.require_classes(images.classes)
-        found = subtask(
-            strong,
-            [name.strip() for name in options["subtask"].split(",")],
-            images,
-            search=search,
-            seed=options["seed"],
-            search_images=options["search_images"],
-            checkpoint=checkpoint,
-            progress=terminal.progress,
-        )
-        images = images.relabel(found.model.classes)
+        images = images.relabel(classes)
         require_test_images(images)
-        modules = _class_modules(context, found, images, search, terminal)
+        found, modules = _searched(context, strong, images, ways)
         model, stages = _tuned(context, found, images, terminal)
-    rows = found.rows(images.test, modules)
-    kept = details(
-        **{key: options[key] for key in ("seed", "data")},
-        strong=options["strong"].name,
-        strong_weights=found.strong_weights,
-        search=described(context, search),
-        metrics={row["model"]: row["accuracy"] for row in rows},
-        tuning=stages or None,
-    )
-    save(model, file, details=kept, overwrite=True)
+    rows = found.rows(images.test, modules, model if stages else None)
+    known = {"strong_weights": found.strong_weights, "search": described(context, ways["search"])}
+    _save(context, model, file, rows, stages, known)
     result: dict[str, Any] = {
         "file": str(file),
-        "classes": list(found.model.classes),
+        "classes": list(classes),
         "search_accuracy": found.result.accuracy,
         "kept_kernels": found.result.best.kept,
         "models": rows,
         **({"tuning": stages} if stages else {}),
     }
-    write_json(out / "subtask.json", result)
-    checkpoint.unlink(missing_ok=True)
-    terminal.table("Test images of the sub-task, and multiply-adds per image", rows)
-    if stages:
-        show_tuning(stages, terminal)
-    terminal.line(f"Written to {file}")
-    terminal.result(result)
+    _finish(options["out"], result, terminal)
 
 
-def _class_modules(
-    context: typer.Context,
-    found: "FoundSubtask",
-    images: "Splits",
-    search: "Search",
-    terminal: Terminal,
-) -> dict[str, "ClassModule"] | None:
-    """Search as many class modules of the same classes, to compare with, unless not wanted."""
-    from cnnsplitter.splitting import split
+def _ways(context: typer.Context) -> dict[str, Any]:
+    """Return how both the sub-task and the class modules to compare it with are searched."""
+    from cnnsplitter.engines import choose_engine
 
     options = context.params
-    if not options["compare"]:
-        return None
-    return dict(
-        split(
-            found.strong,
-            images,
-            search=search,
-            seed=options["seed"],
-            search_images=options["search_images"],
-            progress=terminal.progress,
-        )
+    return {
+        "search": chosen_search(context),
+        "seed": options["seed"],
+        "search_images": options["search_images"],
+        "unknown": unknown_operators(options["freeze_unknown"]),
+        "engine": choose_engine(options["engine"], options["workers"], options["ray_address"]),
+    }
+
+
+def _searched(
+    context: typer.Context, strong: "Classifier", images: "Splits", ways: dict[str, Any]
+) -> "tuple[FoundSubtask, Split | None]":
+    """Search the sub-task, and class modules of the same classes unless they are not wanted."""
+    from cnnsplitter.splitting import split
+    from cnnsplitter.subtask_search import subtask
+
+    one, several = (context.params["out"] / name for name in _CHECKPOINTS)
+    found = subtask(strong, images.classes, images, checkpoint=one, **ways)
+    if not context.params["compare"]:
+        return found, None
+    return found, split(found.strong, images, checkpoint=several, **ways)
+
+
+def _save(
+    context: typer.Context,
+    model: "Subtask",
+    file: Path,
+    rows: "list[Row]",
+    stages: Stages,
+    known: dict[str, Any],
+) -> None:
+    from cnnsplitter.storage import save
+
+    options = context.params
+    kept = details(
+        **{key: options[key] for key in ("seed", "data")},
+        **known,
+        strong=options["strong"].name,
+        metrics={row["model"]: row["accuracy"] for row in rows},
+        tuning=stages or None,
     )
+    save(model, file, details=kept, overwrite=True)
+
+
+def _finish(out: Path, result: dict[str, Any], terminal: Terminal) -> None:
+    """Write and show the result; the checkpoints have served."""
+    from cnnsplitter.results import write_json
+
+    write_json(out / "subtask.json", result)
+    for name in _CHECKPOINTS:
+        (out / name).unlink(missing_ok=True)
+    terminal.table("Test images of the sub-task, and multiply-adds per image", result["models"])
+    if "tuning" in result:
+        show_tuning(result["tuning"], terminal)
+    terminal.line(f"Written to {result['file']}")
+    terminal.result(result)
 
 
 def _tuned(

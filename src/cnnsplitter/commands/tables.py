@@ -101,6 +101,8 @@ def show_split(result: Mapping[str, Any], terminal: Terminal) -> None:
     terminal.line(f"Composed of its class modules: {composed:.3f}.")
     terminal.table("Class modules (shares of the strong model)", result["modules"])
     if "tuning" in result:
+        plain = result["plain_composed_accuracy"]
+        terminal.line(f"Before tuning, composed of its class modules: {plain:.3f}.")
         show_tuning(result["tuning"], terminal)
 
 

@@ -74,7 +74,7 @@ def _search_figures(prefix: str, report: Report) -> Iterable[dict[str, Any]]:
     if report.history:
         yield _figure(
             f"{prefix}: progress of the search",
-            "The best set of class modules so far, on the search images.",
+            "Each step's best set of class modules, on the search images.",
             figures.search_progress(report.history),
         )
     if report.sensitivity is not None:

@@ -241,6 +241,11 @@ class Search(Protocol):
         """Whether `SearchProblem.start_ratios` are used, so that they have to be measured."""
         ...
 
+    @property
+    def needs_importance(self) -> bool:
+        """Whether `SearchProblem.importance` is used; if not, it need not be measured."""
+        ...
+
     def run(
         self,
         problem: SearchProblem,

@@ -1,10 +1,10 @@
 """The state of a genetic search between two generations, on disk and in memory."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from cnnsplitter.search.base import Generation, SearchProblem
 from cnnsplitter.search.novelty import DIGEST_SIZE
 
 KIND = "genetic search checkpoint"
+State = TypeVar("State")
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,32 +85,64 @@ def load_state(path: Path, identity: Mapping[str, Any], generations: int) -> Sea
     Raises:
         StorageError: The file is broken, another search's, or further than this search goes.
     """
-    tensors, manifest = read_tensors(path)
-    if manifest.get("kind") != KIND:
-        raise StorageError(f"{path} is not a {KIND}; name another file")
-    try:
-        require_same(path, manifest["search"], identity)
-        state = _parse(tensors, manifest["history"])
-    except (KeyError, TypeError) as error:
-        raise StorageError(
-            f"{path} is broken ({error} is missing); delete it and start again"
-        ) from error
-    if len(state.history) > generations:
-        raise StorageError(
-            f"{path} holds {len(state.history)} generations, this search ends after {generations}; "
-            "raise generations or name another file"
-        )
+    state = read_checkpoint(path, KIND, identity, _parse)
+    require_within(path, len(state.history), generations, "generations")
     return state
 
 
-def _parse(tensors: Mapping[str, Tensor], history: list[dict[str, Any]]) -> SearchState:
+def _parse(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> SearchState:
     seen = tensors["seen"].numpy().tobytes()
     digests = (seen[at : at + DIGEST_SIZE] for at in range(0, len(seen), DIGEST_SIZE))
     return SearchState(
         **{name: tensors[name] for name in _TENSORS},
         seen=frozenset(digests),
-        history=tuple(Generation(**entry) for entry in history),
+        history=tuple(Generation(**entry) for entry in manifest["history"]),
     )
+
+
+def read_checkpoint(
+    path: Path,
+    kind: str,
+    identity: Mapping[str, Any],
+    parse: Callable[[Mapping[str, Tensor], Mapping[str, Any]], State],
+) -> State:
+    """Read the state of a search back.
+
+    Args:
+        path: The checkpoint.
+        kind: What it must say it is.
+        identity: What ``describe`` says of this search.
+        parse: Makes a state of the file's tensors and manifest.
+
+    Raises:
+        StorageError: The file is broken or another search's.
+    """
+    tensors, manifest = read_tensors(path)
+    if manifest.get("kind") != kind:
+        raise StorageError(f"{path} is not a {kind}; name another file")
+    try:
+        require_same(path, manifest["search"], identity)
+        return parse(tensors, manifest)
+    except (KeyError, TypeError) as error:
+        raise StorageError(
+            f"{path} is broken ({error} is missing); delete it and start again"
+        ) from error
+
+
+def require_within(path: Path, done: int, most: int, steps: str) -> None:
+    """Raise ``StorageError`` if a checkpoint is further than this search goes.
+
+    Args:
+        path: The checkpoint.
+        done: Steps that it holds.
+        most: Steps after which this search ends.
+        steps: What the search calls them, and the setting that says how many.
+    """
+    if done > most:
+        raise StorageError(
+            f"{path} holds {done} {steps}, this search ends after {most}; "
+            f"raise {steps} or name another file"
+        )
 
 
 def require_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

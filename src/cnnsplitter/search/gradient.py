@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from cnnsplitter.errors import SettingsError
-from cnnsplitter.objective import kept_share, mean_difference
+from cnnsplitter.objective import composed_accuracy, kept_share, mean_difference
 from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.search.base import Generation, MaskedScorer, SearchProblem, SearchResult
 from cnnsplitter.search.checkpoint import describe, digest
@@ -173,7 +173,7 @@ class _Descent:
 
     def _record(self, keep: Tensor, scores: Tensor, index: int, evaluations: int) -> Generation:
         kernels = self.problem.channels.kernels_per_unit
-        accuracy = (scores.argmax(dim=0) == self.problem.labels).double().mean().item()
+        accuracy = composed_accuracy(scores, self.problem.labels)
         return Generation(
             index=index,
             accuracy=accuracy,

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.functional import cross_entropy, mse_loss, pad
 
 Form = Literal["match", "cross-entropy", "both", "sigmoid"]
 
@@ -61,6 +61,9 @@ class Pairs:
             form: See above; ``"both"`` is the sum of the first two.
         """
         row = self.strong.scatter(1, self.classes, competing)
+        if row.shape[1] == 1:
+            # a margin competes with 0: its logistic loss
+            row = pad(row, (0, 1))
         if form == "sigmoid":
             return cross_entropy(row.sigmoid(), self.labels)
         if form == "cross-entropy":

@@ -85,3 +85,8 @@ class GradientSettings(BaseModel):
     def needs_sensitivity(self) -> bool:
         """Start ratios are not used."""
         return False
+
+    @property
+    def needs_importance(self) -> bool:
+        """Whether the logits start from it."""
+        return self.start == "importance"

@@ -8,10 +8,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from cnnsplitter.errors import ModelError, StorageError
-from cnnsplitter.files import read_tensors, write_tensors
+from cnnsplitter.errors import ModelError
+from cnnsplitter.files import write_tensors
 from cnnsplitter.search.base import Generation, SearchProblem
-from cnnsplitter.search.checkpoint import require_same
+from cnnsplitter.search.checkpoint import read_checkpoint, require_within
 
 KIND = "gradient search checkpoint"
 
@@ -145,25 +145,12 @@ def load_state(path: Path, identity: Mapping[str, Any], rounds: int) -> Gradient
     Raises:
         StorageError: The file is broken, another search's, or further than this search goes.
     """
-    tensors, manifest = read_tensors(path)
-    if manifest.get("kind") != KIND:
-        raise StorageError(f"{path} is not a {KIND}; name another file")
-    try:
-        require_same(path, manifest["search"], identity)
-        state = _parse(tensors, manifest["history"])
-    except (KeyError, TypeError) as error:
-        raise StorageError(
-            f"{path} is broken ({error} is missing); delete it and start again"
-        ) from error
-    if len(state.history) > rounds:
-        raise StorageError(
-            f"{path} holds {len(state.history)} rounds, this search ends after {rounds}; "
-            "raise rounds or name another file"
-        )
+    state = read_checkpoint(path, KIND, identity, _parse)
+    require_within(path, len(state.history), rounds, "rounds")
     return state
 
 
-def _parse(tensors: Mapping[str, Tensor], history: list[dict[str, Any]]) -> GradientState:
+def _parse(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> GradientState:
     def part(prefix: str, names: tuple[str, ...]) -> dict[str, Tensor]:
         return {name: tensors[f"{prefix}.{name}"] for name in names}
 
@@ -172,5 +159,5 @@ def _parse(tensors: Mapping[str, Tensor], history: list[dict[str, Any]]) -> Grad
         random=tensors["random"],
         best=tensors["best"],
         seen=Seen(**part("seen", ("owner", "keep", "scores"))),
-        history=tuple(Generation(**entry) for entry in history),
+        history=tuple(Generation(**entry) for entry in manifest["history"]),
     )

@@ -16,6 +16,11 @@ class RandomSearch(BestOfTries):
         1
     """
 
+    @property
+    def needs_importance(self) -> bool:
+        """Chance alone decides."""
+        return False
+
     def draw(self, problem: SearchProblem, number: int, generator: Generator) -> Tensor:
         """Draw every class's units on their own.
 

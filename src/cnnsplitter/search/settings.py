@@ -103,6 +103,11 @@ class GeneticSettings(BaseModel):
         return self.start_ratios is None
 
     @property
+    def needs_importance(self) -> bool:
+        """Units of one layer are ranked by it."""
+        return True
+
+    @property
     def rules(self) -> Rules:
         """Who survives a merge of the tournament."""
         return Rules(self.thresholds, self.least, self.most)

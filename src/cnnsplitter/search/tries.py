@@ -1,6 +1,7 @@
 """Searches that draw a fixed number of ensembles, none learning from another, and keep the best."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,12 +10,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Generator, Tensor
 
-from cnnsplitter.errors import ModelError, StorageError
-from cnnsplitter.files import read_tensors, write_tensors
+from cnnsplitter.errors import ModelError
+from cnnsplitter.files import write_tensors
 from cnnsplitter.objective import composed_accuracy, kept_share, mean_difference
 from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.search.base import Generation, SearchProblem, SearchResult
-from cnnsplitter.search.checkpoint import describe, require_same
+from cnnsplitter.search.checkpoint import describe, read_checkpoint, require_within
 
 KIND = "checkpoint of tries"
 
@@ -58,24 +59,19 @@ class Tries:
         olds = (self.keep, self.scores, self.evaluations)
         return Tries(*(torch.cat([old, new[None]]) for old, new in zip(olds, parts, strict=True)))
 
-    def history(self, problem: SearchProblem) -> tuple[Generation, ...]:
-        """Return one entry per try; the fitness is the accuracy, as all tries cost the same."""
-        kernels = problem.channels.kernels_per_unit
-        entries = []
-        for index, (keep, scores) in enumerate(zip(self.keep, self.scores, strict=True)):
-            accuracy = composed_accuracy(scores, problem.labels)
-            entries.append(
-                Generation(
-                    index=index,
-                    accuracy=accuracy,
-                    difference=mean_difference(keep, kernels),
-                    kept=kept_share(keep, kernels).mean().item(),
-                    fitness=accuracy,
-                    measure=accuracy,
-                    evaluations=int(self.evaluations[index]),
-                )
-            )
-        return tuple(entries)
+    def entry(self, index: int, problem: SearchProblem) -> Generation:
+        """Return the entry of one try; the fitness is the accuracy, as all tries cost the same."""
+        kernels, keep = problem.channels.kernels_per_unit, self.keep[index]
+        accuracy = composed_accuracy(self.scores[index], problem.labels)
+        return Generation(
+            index=index,
+            accuracy=accuracy,
+            difference=mean_difference(keep, kernels),
+            kept=kept_share(keep, kernels).mean().item(),
+            fitness=accuracy,
+            measure=accuracy,
+            evaluations=int(self.evaluations[index]),
+        )
 
 
 class BestOfTries(BaseModel, ABC):
@@ -99,6 +95,11 @@ class BestOfTries(BaseModel, ABC):
     def needs_sensitivity(self) -> bool:
         """Start ratios are not used."""
         return False
+
+    @property
+    def needs_importance(self) -> bool:
+        """Whether the units are ranked by it."""
+        return True
 
     def run(
         self,
@@ -126,16 +127,17 @@ class BestOfTries(BaseModel, ABC):
         done = _nothing_tried(problem)
         if checkpoint is not None and checkpoint.exists():
             done = _load(checkpoint, identity, self.tries)
+        history = [done.entry(number, problem) for number in range(len(done.keep))]
         for number in range(len(done.keep), self.tries):
             generator = torch.Generator().manual_seed(_seed_of(seed, number))
             done = done.with_new(self.draw(problem, number, generator), problem)
             if checkpoint is not None:
                 _save(checkpoint, done, identity)
-            progress(self._step(done.history(problem)[-1]))
-        history = done.history(problem)
+            history.append(done.entry(number, problem))
+            progress(self._step(history[-1]))
         best = max(history, key=lambda entry: entry.measure)
         return SearchResult(
-            problem.classes, done.keep[best.index], problem.channels.fingerprint, history
+            problem.classes, done.keep[best.index], problem.channels.fingerprint, tuple(history)
         )
 
     def _step(self, last: Generation) -> Step:
@@ -164,19 +166,9 @@ def _save(path: Path, done: Tries, identity: dict[str, Any]) -> None:
 
 
 def _load(path: Path, identity: dict[str, Any], tries: int) -> Tries:
-    tensors, manifest = read_tensors(path)
-    if manifest.get("kind") != KIND:
-        raise StorageError(f"{path} is not a {KIND}; name another file")
-    try:
-        require_same(path, manifest["search"], identity)
-        done = Tries(**tensors)
-    except (KeyError, TypeError) as error:
-        raise StorageError(
-            f"{path} is broken ({error} is missing); delete it and start again"
-        ) from error
-    if len(done.keep) > tries:
-        raise StorageError(
-            f"{path} holds {len(done.keep)} tries, this search ends after {tries}; "
-            "raise tries or name another file"
-        )
+    def parse(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> Tries:
+        return Tries(**tensors)
+
+    done = read_checkpoint(path, KIND, identity, parse)
+    require_within(path, len(done.keep), tries, "tries")
     return done
