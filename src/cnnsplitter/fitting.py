@@ -120,9 +120,12 @@ def held_out_outputs(fitting: Fitting, seen: Observations, folds: int = FOLDS) -
 
 
 def _calibrations(fitting: Fitting, seen: Observations) -> tuple[Calibration, ...]:
-    if fitting.is_learned:
-        return fit_learned(fitting.calibration, seen)
     patches = range(len(seen.layout.patched))
+    if fitting.is_learned and RULES[fitting.joint_rule].together:
+        return fit_learned(fitting.calibration, seen)
+    if fitting.is_learned:
+        alone = (fit_learned(fitting.calibration, seen.only([patch])) for patch in patches)
+        return tuple(calibration for (calibration,) in alone)
     if fitting.calibration == "isotonic":
         return tuple(fit_isotonic(seen, patch) for patch in patches)
     return tuple(_named_rule(fitting, seen, patch) for patch in patches)
