@@ -15,7 +15,7 @@ from cnnsplitter.calibration import (
 from cnnsplitter.combining import RULES, Joint, Observations, outputs_of
 from cnnsplitter.data.images import class_ranks
 from cnnsplitter.errors import DataError, SettingsError, require_known
-from cnnsplitter.gate_choice import choose_gate
+from cnnsplitter.gate_choice import choose_gates
 from cnnsplitter.likelihood import fit_isotonic, fit_learned
 from cnnsplitter.operating_point import OBJECTIVES, best_shift
 
@@ -87,8 +87,7 @@ def fit(fitting: Fitting, seen: Observations) -> Joint:
             joint = _shifted(joint, patch, shift)
     if fitting.gate is None:
         return joint
-    chosen = [choose_gate(joint, seen, patch, fitting.gate) for patch in patches]
-    return replace(joint, gates=tuple(chosen))
+    return replace(joint, gates=choose_gates(joint, seen, fitting.gate))
 
 
 def folds_of(labels: Tensor, folds: int = FOLDS, seed: int = 0) -> Tensor:
