@@ -202,11 +202,14 @@ class Rule:
             patch scores) -> what it goes by, [B].
         outputs: (weak probabilities [B, N], weak log-odds [B, N], values [B, N], where
             bool[B, N]) -> outputs [B, N]; the values count where ``where`` says so.
+        levels: Outputs -> levels in the same order, of which a bias moves that of its own class
+            alone, by as much.
     """
 
     together: bool
     value: Callable[[Calibration, Tensor, Tensor | None, Tensor], Tensor]
     outputs: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    levels: Callable[[Tensor], Tensor]
 
 
 def _opinion(rule: Rule, logits: Tensor, layout: Layout, patch: int) -> Tensor | None:
@@ -246,9 +249,17 @@ def _odds_value(
     return odds if isinstance(calibration, LearnedCalibration) else odds + spare
 
 
+def _logits(outputs: Tensor) -> Tensor:
+    return outputs.double().logit(eps=1e-15)
+
+
+def _logs(outputs: Tensor) -> Tensor:
+    return outputs.double().clamp(min=1e-300).log()
+
+
 RULES: Mapping[str, Rule] = {
-    "replace": Rule(False, lambda c, scores, weak, _: c(scores, weak), _replace),
-    "renormalise": Rule(True, _odds_value, _renormalise),
+    "replace": Rule(False, lambda c, scores, weak, _: c(scores, weak), _replace, _logits),
+    "renormalise": Rule(True, _odds_value, _renormalise, _logs),
 }
 """``"replace"``: the target's column is replaced, the others keep the probabilities of the weak
 model (the paper's). ``"renormalise"``: the others are scaled so that every row sums to 1."""

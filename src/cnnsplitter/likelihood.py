@@ -3,8 +3,9 @@
 One softmax model holds all patches: the log-odds of each patched class against the unpatched ones
 are linear in its class module's score, in the weak model's log p of the class and in its log p of
 all unpatched ones together; these weights are what ``LearnedCalibration`` holds. With the weights
-(0, 0, 1, 1) the model is the weak model, however many patches there are. The cross-entropy is convex in the weights, so that the fit has
-one answer; with a single patch it is a logistic regression.
+(0, 0, 1, 1) the model is the weak model, however many patches there are. The cross-entropy is
+convex in the weights, so that the fit has one answer; with a single patch it is a logistic
+regression.
 """
 
 from collections.abc import Mapping
