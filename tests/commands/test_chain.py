@@ -282,6 +282,30 @@ class TestPatch:
         again = succeed("evaluate", out, "--before", weak, "--data", data, "--json").json
         assert again["comparison"]["rows"] == found["rows"]
 
+    def test_goes_on_where_the_class_to_be_added_is_dropped(
+        self, shop: Shop, tmp_path: Path
+    ) -> None:
+        weak, out = tmp_path / "three.safetensors", tmp_path / "p.safetensors"
+        data, three = shop / "data.npz", f"{shop / 'data.npz'}[bird,cat,dog]"
+        succeed("train", "lenet5", "--epochs", 1, "--data", three, "--out", weak)
+        strong = load_as(Classifier, shop / "strong.safetensors")
+        save(ClassModule.of(strong, "cat"), tmp_path / "cat.safetensors")
+        torch.nn.init.zeros_(list(strong.net.parameters())[-1])
+        torch.nn.init.zeros_(list(strong.net.parameters())[-2])
+        save(ClassModule.of(strong, "ship"), tmp_path / "ship.safetensors")
+        parts = [("--with", tmp_path / f"{name}.safetensors") for name in ("cat", "ship")]
+        arguments = (*parts[0], *parts[1], "--data", data, "--out", out, "--floor", -1)
+        found = succeed("patch", weak, *arguments, "--json").json
+        assert found["patched"] == ["cat"]
+        assert load_as(PatchedModel, out).classes == CLASSES[:3]
+
+    def test_strong_needs_baselines(self, shop: Shop, tmp_path: Path) -> None:
+        weak, strong = shop / "weak.safetensors", shop / "strong.safetensors"
+        arguments = ("--with", strong, "--data", shop / "data.npz", "--strong", strong)
+        outcome = call("patch", weak, *arguments, "--out", tmp_path / "p.safetensors")
+        assert outcome.code == 2
+        assert "add --baselines" in outcome.err
+
     def test_baselines_stand_beside_the_patch(self, shop: Shop, tmp_path: Path) -> None:
         arguments = (
             *("patch", shop / "weak.safetensors", "--with", shop / "modules" / "cat.safetensors"),

@@ -61,7 +61,10 @@ Objective = Annotated[
 ]
 Floor = Annotated[
     float,
-    typer.Option(help="Least change of the accuracy on the other classes; -0.01 is one point."),
+    typer.Option(
+        help="Least change of the accuracy on the other classes; -0.01 is one point. Only learned "
+        "and temperature are fitted to it; other patches are only judged by it."
+    ),
 ]
 Gate = Annotated[
     float | None,
@@ -126,8 +129,11 @@ def patch(
     require_free(out, force)
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.fitting import Fitting
+    from cnnsplitter.patching import known_classes
     from cnnsplitter.storage import save
 
+    if strong and not baselines:
+        raise SettingsError("--strong is only used by the baselines; add --baselines")
     terminal = Terminal(json, quiet)
     build = builder(context)
     fitting = Fitting(calibration, rule, objective, floor, gate)
@@ -144,6 +150,7 @@ def patch(
     kept = [name for name in parts if force_patch or guard[name]["kept"]]
     if not kept:
         _refuse(guard, terminal)
+    images = images.relabel(known_classes(model, kept, images.classes))
     with terminal:
         attached = _attach(model, {name: parts[name] for name in kept}, images, fitting, latency)
         rows = rivals.rows(model, attached.model, images, fitting) if rivals else []
