@@ -1,6 +1,7 @@
 """From training to the patch: what each command prints and writes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from cnnsplitter.class_modules import ClassModule, ComposedModel
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet, load_data
+from cnnsplitter.gating import Gate
 from cnnsplitter.importance import Importance, measure_importance
 from cnnsplitter.inference import predict
 from cnnsplitter.patching import PatchedModel
@@ -385,6 +387,18 @@ class TestInspect:
         modules = len(getattr(load(file), "class_modules", ()))
         assert len(result["parts"]) == 1 + modules
         assert all(part["kernels"] > 0 for part in result["parts"])
+
+    @pytest.mark.parametrize("threshold", [-1e9, 1e9])
+    def test_gated_patches_count_whole(self, shop: Shop, tmp_path: Path, threshold: float) -> None:
+        patched = load_as(PatchedModel, shop / "patched.safetensors")
+        gated = [replace(part, gate=Gate("unsure", threshold)) for part in patched.patches]
+        file = tmp_path / "gated.safetensors"
+        save(PatchedModel(patched.weak, gated, patched.rule), file)
+        (whole, *_), (plain, *_) = (
+            succeed("inspect", path, "--json").json["parts"]
+            for path in (file, shop / "patched.safetensors")
+        )
+        assert whole == plain
 
     def test_text_has_one_line_per_value(self, shop: Shop) -> None:
         lines = succeed("inspect", shop / "patched.safetensors").out.splitlines()

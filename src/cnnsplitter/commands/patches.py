@@ -132,16 +132,10 @@ def patch(
     from cnnsplitter.patching import known_classes
     from cnnsplitter.storage import save
 
-    if strong and not baselines:
-        raise SettingsError("--strong is only used by the baselines; add --baselines")
     terminal = Terminal(json, quiet)
     build = builder(context)
     fitting = Fitting(calibration, rule, objective, floor, gate)
-    rivals = (
-        Rivals(load_model(Classifier, strong, build) if strong else None, seed)
-        if baselines
-        else None
-    )
+    rivals = _rivals(baselines, strong, build, seed)
     model = load_model(Classifier, weak, build)
     parts = _load_modules(modules, build)
     with terminal:
@@ -161,6 +155,18 @@ def patch(
     terminal.line(f"Written to {out}")
     result = {"file": str(out), "patched": kept, "guard": guard, "baselines": rows}
     terminal.result({**result, **attached.to_json(), **attached.comparison.to_json()})
+
+
+def _rivals(
+    baselines: bool, strong: Path | None, build: "Builder | None", seed: int
+) -> Rivals | None:
+    from cnnsplitter.classifier import Classifier
+
+    if not baselines:
+        if strong:
+            raise SettingsError("--strong is only used by the baselines; add --baselines")
+        return None
+    return Rivals(load_model(Classifier, strong, build) if strong else None, seed)
 
 
 def _guarded(
