@@ -73,3 +73,25 @@ def test_a_gate_saves_runs_of_a_class_module() -> None:
 def test_no_gate_without_a_gain() -> None:
     seen = observations(n=40, skill=0.0)
     assert choose_gate(fit(Fitting(), seen), seen, 0, 0.9) is None
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([0.7, 0.95, 1.0]))
+def test_gates_of_several_patches_keep_their_shares_together(seed: int, keep: float) -> None:
+    seen = observations(n=300, seed=seed, blind=1.0, patched=(0, 1, 3))
+    plain = fit(Fitting(), seen)
+    gated = fit(Fitting(gate=keep), seen)
+
+    def f1(outputs: torch.Tensor, column: int) -> float:
+        return f1_score(seen.labels == column, outputs.argmax(1) == column, zero_division=0)  # type: ignore[no-any-return]
+
+    for patch, column in enumerate(seen.layout.patched):
+        before = f1(outputs_of(plain, seen, without=patch), column)
+        full = f1(outputs_of(plain, seen), column) - before
+        assert f1(outputs_of(gated, seen), column) - before >= keep * full - 1e-9
+
+
+def test_several_gates_save_runs() -> None:
+    seen = observations(n=1000, blind=1.0, skill=3.0, patched=(0, 1))
+    gated = fit(Fitting(gate=0.9), seen)
+    assert opened(gated, seen.logits, seen.layout).double().mean() < 0.9

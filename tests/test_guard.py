@@ -8,10 +8,11 @@ from torch import nn
 from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.combining import outputs_of
-from cnnsplitter.data import ImageSet
+from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.errors import DataError
 from cnnsplitter.fitting import Fitting, fit, folds_of, held_out_outputs
 from cnnsplitter.guard import judge, verdicts_of
+from cnnsplitter.patching import known_classes, patch
 from observed import NAMES, observations
 
 
@@ -24,6 +25,16 @@ class Channels(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images.flatten(1)[:, self.channels]
+
+
+class Blind(Channels):
+    """Gives the same logits to every image."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images) * 0
 
 
 def images(n: int = 400, seed: int = 0) -> ImageSet:
@@ -81,6 +92,18 @@ def test_no_image_is_judged_by_a_fit_that_has_seen_it() -> None:
     assert torch.bincount(fold).tolist() == [40] * 5
     fitted = fit(Fitting(), seen.take(fold != 0))
     assert torch.equal(plain[fold == 0], outputs_of(fitted, seen.take(fold == 0)))
+
+
+def test_what_is_kept_can_be_patched_though_an_added_class_is_dropped() -> None:
+    data, weak = images(), Classifier(Channels(0, 3), NAMES[:3], SHAPE)
+    modules = {"bird": module(0), "ship": ClassModule(Blind(), "ship", NAMES, SHAPE)}
+    kept = judge(weak, modules, data).kept
+    assert kept == ("bird",)
+    splits = Splits(data, data, data, data)
+    assert known_classes(weak, modules, NAMES) == NAMES
+    fitting = splits.relabel(known_classes(weak, kept, NAMES))
+    patched = patch(weak, {name: modules[name] for name in kept}, fitting)
+    assert (patched.targets, patched.classes) == (("bird",), NAMES[:3])
 
 
 def test_a_class_needs_images_to_hold_out() -> None:

@@ -6,7 +6,7 @@ from cnnsplitter.combining import opened
 from cnnsplitter.cost import measure_cost
 from cnnsplitter.gating import Gate
 from cnnsplitter.inference import predict
-from cnnsplitter.patch_cost import measure_patch_cost, run_shares, ungated
+from cnnsplitter.patch_cost import measure_patch_cost, run_shares, timed_images, ungated
 from cnnsplitter.patching import Patch, PatchedModel
 from toys import SHAPE, class_module, classifier, image_set
 
@@ -68,3 +68,12 @@ def test_an_exported_gate_gives_the_same(doubt: str) -> None:
     batch = next(IMAGES.batches(8))[0]
     exported = torch.export.export(model, (batch,)).module()
     assert torch.allclose(exported(batch), model(batch), atol=1e-6)
+
+
+def test_the_images_that_are_timed_are_of_all_classes() -> None:
+    images = image_set(900)
+    by_class = images.take(images.labels.argsort())
+    timed = timed_images(by_class)
+    assert len(timed) == 256
+    assert timed.counts().max() - timed.counts().min() <= 1
+    assert torch.equal(timed.rows, timed_images(by_class).rows)

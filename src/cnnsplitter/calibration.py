@@ -32,8 +32,9 @@ class Calibration(ABC):
 
         Args:
             scores: Raw scores of the class module.
-            weak: float[..., 2], the weak model's log p and log(1 - p) of the same class, which
-                only ``LearnedCalibration`` uses; None where the weak model lacks the class.
+            weak: float[..., 2], the weak model's log p of the same class and log q of what it is
+                held against, which only ``LearnedCalibration`` uses; None where the weak model
+                lacks the class.
         """
 
     def log_odds(self, scores: Tensor, weak: Tensor | None = None) -> Tensor:
@@ -104,10 +105,11 @@ class NormalCalibration(Calibration):
 
 @dataclass(frozen=True)
 class LearnedCalibration(Calibration):
-    """Log-odds of the class, ``scale * score + bias + own * log p - rest * log(1 - p)``.
+    """Log-odds of the class, ``scale * score + bias + own * log p - rest * log q``.
 
-    p is the weak model's probability of the class. With scale and bias 0, own and rest 1, it is
-    the weak model's own opinion; with own and rest 0 it is that of the class module alone.
+    p is the weak model's probability of the class and q that of all classes that are not patched:
+    1 - p for a single patch. With scale and bias 0, own and rest 1, it is the weak model's own
+    opinion; with own and rest 0 it is that of the class module alone.
 
     Attributes:
         scale: Weight of the class module's score; not negative.

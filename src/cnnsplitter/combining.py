@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cnnsplitter.calibration import Calibration
+from cnnsplitter.calibration import Calibration, LearnedCalibration
 from cnnsplitter.errors import require_known
 from cnnsplitter.gating import Gate
 
@@ -63,6 +63,11 @@ class Layout:
         column = self.patched[patch]
         return self.weak.index(column) if column in self.weak else None
 
+    @property
+    def rescored(self) -> tuple[int, ...]:
+        """Which of the weak model's logits some patch scores anew."""
+        return tuple(i for i, column in enumerate(self.weak) if column in self.patched)
+
     def spread(self, values: Tensor, fill: float) -> Tensor:
         """Put [B, weak] in its columns of [B, N]; the others are filled."""
         if self.weak == tuple(range(self.size)):
@@ -105,19 +110,30 @@ class Observations:
         )
 
     def opinion(self, patch: int) -> Tensor | None:
-        """Return ``weak_opinion`` of the class of a patch."""
-        return weak_opinion(self.logits, self.layout.known(patch))
+        """Return ``weak_opinion`` of the class of a patch against the classes not patched."""
+        return weak_opinion(self.logits, self.layout.known(patch), self.layout.rescored)
 
 
-def weak_opinion(logits: Tensor, column: int | None) -> Tensor | None:
-    """Return log p and log(1 - p) of a class, float[B, 2]; None where there is no opinion."""
+def weak_opinion(logits: Tensor, column: int | None, rescored: Sequence[int]) -> Tensor | None:
+    """Return the weak model's log p of a class and of all classes that are not scored anew.
+
+    Args:
+        logits: The weak model's, float[B, weak].
+        column: Of the class among the logits; None if the weak model lacks it.
+        rescored: The columns of all classes that patches compare, with ``column``. For one patch
+            the second figure is log(1 - p); where no class is left it is 0, so that it drops out.
+
+    Returns:
+        float[B, 2]; None where there is no opinion.
+    """
     if column is None or logits.shape[1] < 2:
         return None
     shares = logits.log_softmax(dim=1)
-    here = torch.tensor([column], device=logits.device)
-    return torch.stack(
-        [shares[:, column], shares.index_fill(1, here, -torch.inf).logsumexp(dim=1)], dim=1
-    )
+    own = shares[:, column]
+    if len(rescored) == logits.shape[1]:
+        return torch.stack([own, torch.zeros_like(own)], dim=1)
+    gone = torch.tensor(rescored, device=logits.device)
+    return torch.stack([own, shares.index_fill(1, gone, -torch.inf).logsumexp(dim=1)], dim=1)
 
 
 def opened(joint: Joint, logits: Tensor, layout: Layout) -> Tensor:
@@ -145,14 +161,16 @@ def combine(joint: Joint, logits: Tensor, scores: Tensor, open_: Tensor, layout:
     if not layout.patched:
         return plain
     rule = RULES[joint.rule]
+    columns = torch.tensor(layout.patched, device=logits.device)
+    where = torch.zeros_like(plain, dtype=torch.bool).index_copy(1, columns, open_)
+    odds = layout.spread(_weak_odds(logits, layout.rescored), -torch.inf)
+    spare = _log_mass(odds.masked_fill(where, -torch.inf))
     parts = [
-        rule.value(calibration, scores[:, i], weak_opinion(logits, layout.known(i)))
+        rule.value(calibration, scores[:, i], _opinion(rule, logits, layout, i), spare)
         for i, calibration in enumerate(joint.calibrations)
     ]
-    columns = torch.tensor(layout.patched, device=logits.device)
     values = torch.zeros_like(plain).index_copy(1, columns, torch.stack(parts, 1).to(plain.dtype))
-    where = torch.zeros_like(plain, dtype=torch.bool).index_copy(1, columns, open_)
-    outputs = rule.outputs(plain, layout.spread(logits, -torch.inf), values, where)
+    outputs = rule.outputs(plain, odds, values, where)
     if all(gate is None for gate in joint.gates):
         return outputs
     return torch.where(open_.any(dim=1, keepdim=True), outputs, plain)
@@ -179,30 +197,70 @@ class Rule:
     """A way to bring calibrated scores and the weak model together.
 
     Attributes:
-        value: (calibration, raw scores [B], weak opinion) -> what it goes by, [B].
-        outputs: (weak probabilities [B, N], logits [B, N], values [B, N], where bool[B, N]) ->
-            outputs [B, N]; the values count where ``where`` says so.
+        together: Whether patched classes are held against those that are not patched, instead of
+            each against all others.
+        value: (calibration, raw scores [B], weak opinion, log-odds [B] of all classes that no open
+            patch scores) -> what it goes by, [B].
+        outputs: (weak probabilities [B, N], weak log-odds [B, N], values [B, N], where
+            bool[B, N]) -> outputs [B, N]; the values count where ``where`` says so.
+        levels: Outputs -> levels in the same order, of which a bias moves that of its own class
+            alone, by as much.
     """
 
-    value: Callable[[Calibration, Tensor, Tensor | None], Tensor]
+    together: bool
+    value: Callable[[Calibration, Tensor, Tensor | None, Tensor], Tensor]
     outputs: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    levels: Callable[[Tensor], Tensor]
 
 
-def _replace(plain: Tensor, logits: Tensor, values: Tensor, where: Tensor) -> Tensor:
+def _opinion(rule: Rule, logits: Tensor, layout: Layout, patch: int) -> Tensor | None:
+    known = layout.known(patch)
+    alone = () if known is None else (known,)
+    return weak_opinion(logits, known, layout.rescored if rule.together else alone)
+
+
+def _weak_odds(logits: Tensor, rescored: Sequence[int]) -> Tensor:
+    """Return the log-odds [B, weak] of every class against all that are not scored anew."""
+    left = [i for i in range(logits.shape[1]) if i not in rescored]
+    against = logits[:, left] if left else logits
+    return logits - against.logsumexp(dim=1, keepdim=True)
+
+
+def _log_mass(odds: Tensor) -> Tensor:
+    """Return the log of the summed odds, [B]; 0 where there are none, to be finite."""
+    mass = odds.logsumexp(dim=1)
+    return mass.where(mass.isfinite(), 0.0)
+
+
+def _replace(plain: Tensor, odds: Tensor, values: Tensor, where: Tensor) -> Tensor:
     return torch.where(where, values, plain)
 
 
-def _renormalise(plain: Tensor, logits: Tensor, values: Tensor, where: Tensor) -> Tensor:
-    # Each value is the log-odds of its class against the unpatched ones: a single patch keeps its
-    # share exactly and the others share the rest in the weak model's proportions; several patches
-    # compete by their odds, in no order.
-    others = logits.masked_fill(where, -torch.inf).log_softmax(dim=1)
-    return torch.where(where, values, others).softmax(dim=1)
+def _renormalise(plain: Tensor, odds: Tensor, values: Tensor, where: Tensor) -> Tensor:
+    # A single patch keeps its share exactly and the others share the rest in the weak model's
+    # proportions; several patches compete by their odds, in no order.
+    return torch.where(where, values, odds).softmax(dim=1)
+
+
+def _odds_value(
+    calibration: Calibration, scores: Tensor, weak: Tensor | None, spare: Tensor
+) -> Tensor:
+    odds = calibration.log_odds(scores, weak)
+    # Learned ones are fitted on the scale of the weak odds; a share is one among what is spare.
+    return odds if isinstance(calibration, LearnedCalibration) else odds + spare
+
+
+def _logits(outputs: Tensor) -> Tensor:
+    return outputs.double().logit(eps=1e-15)
+
+
+def _logs(outputs: Tensor) -> Tensor:
+    return outputs.double().clamp(min=1e-300).log()
 
 
 RULES: Mapping[str, Rule] = {
-    "replace": Rule(lambda c, scores, weak: c(scores, weak), _replace),
-    "renormalise": Rule(lambda c, scores, weak: c.log_odds(scores, weak), _renormalise),
+    "replace": Rule(False, lambda c, scores, weak, _: c(scores, weak), _replace, _logits),
+    "renormalise": Rule(True, _odds_value, _renormalise, _logs),
 }
 """``"replace"``: the target's column is replaced, the others keep the probabilities of the weak
 model (the paper's). ``"renormalise"``: the others are scaled so that every row sums to 1."""

@@ -15,7 +15,7 @@ from cnnsplitter.calibration import (
 from cnnsplitter.combining import RULES, Joint, Observations, outputs_of
 from cnnsplitter.data.images import class_ranks
 from cnnsplitter.errors import DataError, SettingsError, require_known
-from cnnsplitter.gate_choice import choose_gate
+from cnnsplitter.gate_choice import choose_gates
 from cnnsplitter.likelihood import fit_isotonic, fit_learned
 from cnnsplitter.operating_point import OBJECTIVES, best_shift
 
@@ -33,7 +33,8 @@ class Fitting:
         objective: One of ``OBJECTIVES``: what the bias of a learned calibration is set for after
             the fit.
         floor: The accuracy on the other classes may change by no less than this (a share, so that
-            -0.01 allows a loss of one point) on the calibration images.
+            -0.01 allows a loss of one point) on the calibration images. It bounds the bias of
+            learned calibrations; others have none, so that for them only ``guard`` asks for it.
         gate: Share of the gain in F1 that a gate must keep on the calibration images; None for
             patches that are always run.
     """
@@ -87,8 +88,7 @@ def fit(fitting: Fitting, seen: Observations) -> Joint:
             joint = _shifted(joint, patch, shift)
     if fitting.gate is None:
         return joint
-    chosen = [choose_gate(joint, seen, patch, fitting.gate) for patch in patches]
-    return replace(joint, gates=tuple(chosen))
+    return replace(joint, gates=choose_gates(joint, seen, fitting.gate))
 
 
 def folds_of(labels: Tensor, folds: int = FOLDS, seed: int = 0) -> Tensor:
@@ -120,9 +120,12 @@ def held_out_outputs(fitting: Fitting, seen: Observations, folds: int = FOLDS) -
 
 
 def _calibrations(fitting: Fitting, seen: Observations) -> tuple[Calibration, ...]:
-    if fitting.is_learned:
-        return fit_learned(fitting.calibration, seen)
     patches = range(len(seen.layout.patched))
+    if fitting.is_learned and RULES[fitting.joint_rule].together:
+        return fit_learned(fitting.calibration, seen)
+    if fitting.is_learned:
+        alone = (fit_learned(fitting.calibration, seen.only([patch])) for patch in patches)
+        return tuple(calibration for (calibration,) in alone)
     if fitting.calibration == "isotonic":
         return tuple(fit_isotonic(seen, patch) for patch in patches)
     return tuple(_named_rule(fitting, seen, patch) for patch in patches)

@@ -1,5 +1,7 @@
 """Choose the gate that runs a class module least often and keeps a share of its gain in F1."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -7,11 +9,42 @@ from cnnsplitter.combining import Joint, Observations, outputs_of
 from cnnsplitter.gating import DOUBTS, Gate, doubts_for
 
 
+def choose_gates(joint: Joint, seen: Observations, keep: float) -> tuple[Gate | None, ...]:
+    """Return a gate for every patch, chosen in turn by what the gates before it leave.
+
+    While some patch falls short with all gates that are chosen, its own gate is taken away, or
+    another one if it has none, so that every patch keeps its share with the gates that are left.
+
+    Args:
+        joint: The fitted patches; their gates are not looked at.
+        seen: Calibration images.
+        keep: Share of the gain in F1 that each patch must keep; its gain is that of the patch
+            without gates.
+    """
+    patches = sorted(range(len(joint.gates)), key=seen.layout.patched.__getitem__)
+    free = replace(joint, gates=(None,) * len(patches))
+    least = [_least_f1(free, seen, patch, keep) for patch in patches]
+    chosen = free
+    for patch in patches:
+        chosen = _with_gate(chosen, patch, choose_gate(chosen, seen, patch, keep))
+    while True:
+        gated = [patch for patch in patches if chosen.gates[patch] is not None]
+        short = [
+            patch
+            for patch, f1 in zip(patches, least, strict=True)
+            if _f1_of(chosen, seen, patch) < f1 - 1e-12
+        ]
+        if not short or not gated:
+            return chosen.gates
+        # A patch without a gate may still be spoilt by those of others.
+        chosen = _with_gate(chosen, ([p for p in short if p in gated] or gated)[0], None)
+
+
 def choose_gate(joint: Joint, seen: Observations, patch: int, keep: float) -> Gate | None:
     """Return the gate that opens for the fewest images.
 
     Args:
-        joint: The fitted patches; the gate of ``patch`` is not looked at.
+        joint: The fitted patches, with the gates of others; ``patch`` has none.
         seen: Calibration images.
         patch: Which patch.
         keep: Share of the gain in F1 that must be kept at this and every lower threshold.
@@ -31,6 +64,24 @@ def choose_gate(joint: Joint, seen: Observations, patch: int, keep: float) -> Ga
         if found is not None and (best is None or found[0] < best[0]):
             best = found[0], Gate(name, found[1])
     return best and best[1]
+
+
+def _with_gate(joint: Joint, patch: int, gate: Gate | None) -> Joint:
+    gates = joint.gates
+    return replace(joint, gates=(*gates[:patch], gate, *gates[patch + 1 :]))
+
+
+def _least_f1(joint: Joint, seen: Observations, patch: int, keep: float) -> float:
+    """Return the F1 that a patch must keep of what it gains without gates."""
+    before = _f1_of(joint, seen, patch, without=patch)
+    return before + keep * (_f1_of(joint, seen, patch) - before)
+
+
+def _f1_of(joint: Joint, seen: Observations, patch: int, without: int | None = None) -> float:
+    column = seen.layout.patched[patch]
+    found = outputs_of(joint, seen, without=without).argmax(1) == column
+    target = seen.labels == column
+    return float(2 * (found & target).sum() / (found.sum() + target.sum()).clamp(min=1))
 
 
 def _least(

@@ -63,7 +63,8 @@ class Judgement:
     """Which patches are worth having.
 
     Attributes:
-        kept: The classes whose patches help, together.
+        kept: The classes whose patches help, together. Where an added class is not among them, the
+            data is to be relabelled to ``known_classes`` before patching.
         verdicts: The last verdict on each patch, by its class.
     """
 

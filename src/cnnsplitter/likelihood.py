@@ -1,9 +1,11 @@
 """Calibrations fitted by maximum likelihood on the calibration images of all classes.
 
 One softmax model holds all patches: the log-odds of each patched class against the unpatched ones
-are linear in its class module's score and in the weak model's log p and log(1 - p), and these are
-what ``LearnedCalibration`` holds. The cross-entropy is convex in the weights, so that the fit has
-one answer; with a single patch it is a logistic regression.
+are linear in its class module's score, in the weak model's log p of the class and in its log p of
+all unpatched ones together; these weights are what ``LearnedCalibration`` holds. With the weights
+(0, 0, 1, 1) the model is the weak model, however many patches there are. The cross-entropy is
+convex in the weights, so that the fit has one answer; with a single patch it is a logistic
+regression.
 """
 
 from collections.abc import Mapping
@@ -73,7 +75,7 @@ class _Problem:
     Attributes:
         features: float64[n, P, K].
         groups: int64[n], the patch of every image, or P for the unpatched classes.
-        closed: Whether there is no unpatched class.
+        closed: Whether the weak model has no unpatched class.
         start: float64[P, K], the weights of the weak model alone.
         pull: float64[P, K], the strength of the pull towards them.
     """
@@ -89,18 +91,21 @@ class _Problem:
         count, width = features.shape[1:]
         patch_of = torch.full((seen.layout.size,), count)
         patch_of[list(seen.layout.patched)] = torch.arange(count)
+        closed = len(seen.layout.rescored) == len(seen.layout.weak)
         number = torch.arange(width)
         pull = ridge * (features.var(0, correction=0) + (number == 1))
         start = (number > 1).double().expand(count, -1)
-        return cls(features, patch_of[seen.labels], count == seen.layout.size, start, pull)
+        return cls(features, patch_of[seen.labels], closed, start, pull)
 
     def __call__(self, flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         weights = torch.from_numpy(flat).view_as(self.start)
         odds = (self.features * weights).sum(2)
         if not self.closed:
             odds = torch.cat([odds, odds.new_zeros(len(odds), 1)], 1)
-        right = torch.nn.functional.one_hot(self.groups, odds.shape[1]).double()
-        wrong = (odds.softmax(1) - right)[:, : len(weights)]
+        # Images of a class that nothing scores have no column, and no part in the loss.
+        right = torch.nn.functional.one_hot(self.groups, len(weights) + 1).double()
+        right = right[:, : odds.shape[1]]
+        wrong = (odds.softmax(1) * right.sum(1, keepdim=True) - right)[:, : len(weights)]
         pulled = self.pull * (weights - self.start)
         loss = -(odds.log_softmax(1) * right).sum() + (pulled * (weights - self.start)).sum() / 2
         slope = torch.einsum("np,npk->pk", wrong, self.features) + pulled

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cnnsplitter.combining import Joint, Observations, outputs_of
+from cnnsplitter.combining import RULES, Joint, Observations, outputs_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ def best_shift(objective: str, floor: float, joint: Joint, seen: Observations, p
         objective: One of ``OBJECTIVES``.
         floor: Least change of the accuracy on the other classes, against the model without the
             patch. Where no bias reaches it, it is the best that there is.
-        joint: The fitted patches, without gates; the rule must be ``"renormalise"``.
+        joint: The fitted patches, without gates.
         seen: Calibration images.
         patch: Which patch.
 
@@ -80,9 +80,9 @@ def _counts(joint: Joint, seen: Observations, patch: int) -> Counts:
 def _gaps(joint: Joint, seen: Observations, patch: int) -> tuple[Tensor, Tensor]:
     """Return how much the patch lacks to win each image, and which are right without it."""
     column = seen.layout.patched[patch]
-    logs = outputs_of(joint, seen).double().clamp(min=1e-300).log()
-    own = logs[:, column]
-    rivals = logs.clone()
+    levels = RULES[joint.rule].levels(outputs_of(joint, seen))
+    own = levels[:, column]
+    rivals = levels.clone()
     rivals[:, column] = -torch.inf
     best = rivals.max(dim=1)
     return best.values - own, best.indices == seen.labels

@@ -17,7 +17,7 @@ from cnnsplitter.fitting import Fitting, fit
 from cnnsplitter.gating import Gate, doubts_for
 from cnnsplitter.inference import predict
 
-__all__ = ["RULES", "Patch", "PatchedModel", "observe", "patch", "require_classes"]
+__all__ = ["RULES", "Patch", "PatchedModel", "known_classes", "observe", "patch", "require_classes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +184,8 @@ def patch(
         rule: One of ``RULES``; ``"replace"`` is the paper's (method.md, section 2 step 6). As
             published, range calibrations are unclipped under it; other rules clip.
         objective: What the bias is set for: ``likelihood``, ``f1``, ``recall`` or ``precision``.
-        floor: Least change of the accuracy on the other classes, on the calibration images.
+        floor: Least change of the accuracy on the other classes, on the calibration images; see
+            ``Fitting`` for the calibrations that it has no effect on.
         gate: Share of the gain in F1 that gates must keep; None for no gates.
 
     Raises:
@@ -221,6 +222,24 @@ def observe(weak: Classifier, modules: Mapping[str, ClassModule], data: ImageSet
         data.labels,
         Layout.of(data.classes, weak.classes, modules),
     )
+
+
+def known_classes(
+    weak: Classifier, targets: Iterable[str], classes: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return those of the data's classes that the weak model has or a patch adds.
+
+    ``data.relabel`` takes them where a patch that would have added a class is left out.
+
+    Args:
+        weak: The weak model.
+        targets: The classes that are patched.
+        classes: The data's.
+    """
+    known = {*weak.classes, *targets}
+    left = tuple(name for name in classes if name in known)
+    # With no class to be added, the outputs stand in the weak model's order.
+    return left if set(left) - set(weak.classes) else weak.classes
 
 
 def require_classes(weak: Classifier, targets: Iterable[str], classes: tuple[str, ...]) -> None:

@@ -19,6 +19,7 @@ from cnnsplitter.importance import Importance, measure_importance
 from cnnsplitter.inference import best_device
 from cnnsplitter.models import build_model, build_with_factory
 from cnnsplitter.packing import Model
+from cnnsplitter.patch_cost import ungated
 from cnnsplitter.patching import PatchedModel, patch
 from cnnsplitter.progress import Progress, silent
 from cnnsplitter.recipes import TARGET, DataSettings, ModelSettings, Recipe
@@ -241,7 +242,7 @@ class Run:
         for target in self.recipe.patch.targets:
             models |= {
                 f"weak, {target}": self.weak(target),
-                f"patched, {target}": self.patched(target),
+                f"patched, {target}": ungated(self.patched(target)),
             }
         return [
             {"model": name, **vars(measure_cost(model, model.input_shape, latency=True))}
@@ -253,7 +254,7 @@ class Run:
         (row,) = compare(weak, patched, data.test).rows()
         costs = {
             name: measure_cost(model, data.input_shape)
-            for name, model in (("weak", weak), ("patched", patched))
+            for name, model in (("weak", weak), ("patched", ungated(patched)))
         }
         kept = self.channels.kernels(self.split.result.selection(target))
         fitting = self.recipe.patch.fitting

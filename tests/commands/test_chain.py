@@ -1,6 +1,7 @@
 """From training to the patch: what each command prints and writes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from cnnsplitter.class_modules import ClassModule, ComposedModel
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet, load_data
+from cnnsplitter.gating import Gate
 from cnnsplitter.importance import Importance, measure_importance
 from cnnsplitter.inference import predict
 from cnnsplitter.patching import PatchedModel
@@ -282,6 +284,30 @@ class TestPatch:
         again = succeed("evaluate", out, "--before", weak, "--data", data, "--json").json
         assert again["comparison"]["rows"] == found["rows"]
 
+    def test_goes_on_where_the_class_to_be_added_is_dropped(
+        self, shop: Shop, tmp_path: Path
+    ) -> None:
+        weak, out = tmp_path / "three.safetensors", tmp_path / "p.safetensors"
+        data, three = shop / "data.npz", f"{shop / 'data.npz'}[bird,cat,dog]"
+        succeed("train", "lenet5", "--epochs", 1, "--data", three, "--out", weak)
+        strong = load_as(Classifier, shop / "strong.safetensors")
+        save(ClassModule.of(strong, "cat"), tmp_path / "cat.safetensors")
+        torch.nn.init.zeros_(list(strong.net.parameters())[-1])
+        torch.nn.init.zeros_(list(strong.net.parameters())[-2])
+        save(ClassModule.of(strong, "ship"), tmp_path / "ship.safetensors")
+        parts = [("--with", tmp_path / f"{name}.safetensors") for name in ("cat", "ship")]
+        arguments = (*parts[0], *parts[1], "--data", data, "--out", out, "--floor", -1)
+        found = succeed("patch", weak, *arguments, "--json").json
+        assert found["patched"] == ["cat"]
+        assert load_as(PatchedModel, out).classes == CLASSES[:3]
+
+    def test_strong_needs_baselines(self, shop: Shop, tmp_path: Path) -> None:
+        weak, strong = shop / "weak.safetensors", shop / "strong.safetensors"
+        arguments = ("--with", strong, "--data", shop / "data.npz", "--strong", strong)
+        outcome = call("patch", weak, *arguments, "--out", tmp_path / "p.safetensors")
+        assert outcome.code == 2
+        assert "add --baselines" in outcome.err
+
     def test_baselines_stand_beside_the_patch(self, shop: Shop, tmp_path: Path) -> None:
         arguments = (
             *("patch", shop / "weak.safetensors", "--with", shop / "modules" / "cat.safetensors"),
@@ -361,6 +387,18 @@ class TestInspect:
         modules = len(getattr(load(file), "class_modules", ()))
         assert len(result["parts"]) == 1 + modules
         assert all(part["kernels"] > 0 for part in result["parts"])
+
+    @pytest.mark.parametrize("threshold", [-1e9, 1e9])
+    def test_gated_patches_count_whole(self, shop: Shop, tmp_path: Path, threshold: float) -> None:
+        patched = load_as(PatchedModel, shop / "patched.safetensors")
+        gated = [replace(part, gate=Gate("unsure", threshold)) for part in patched.patches]
+        file = tmp_path / "gated.safetensors"
+        save(PatchedModel(patched.weak, gated, patched.rule), file)
+        (whole, *_), (plain, *_) = (
+            succeed("inspect", path, "--json").json["parts"]
+            for path in (file, shop / "patched.safetensors")
+        )
+        assert whole == plain
 
     def test_text_has_one_line_per_value(self, shop: Shop) -> None:
         lines = succeed("inspect", shop / "patched.safetensors").out.splitlines()

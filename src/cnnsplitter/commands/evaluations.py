@@ -157,10 +157,8 @@ def inspect(
 
 
 def _size(model: "nn.Module", input_shape: tuple[int, int, int]) -> dict[str, Any]:
-    from cnnsplitter.cost import measure_cost
-
     selection = getattr(model, "selection", None)
-    cost = vars(measure_cost(model, input_shape))
+    cost = vars(costs_of({"part": model}, input_shape, False)["part"])
     units = selection and f"{int(selection.keep.sum())} of {len(selection.keep)}"
     return {"units_kept": units, **{k: v for k, v in cost.items() if v is not None}}
 

@@ -61,7 +61,10 @@ Objective = Annotated[
 ]
 Floor = Annotated[
     float,
-    typer.Option(help="Least change of the accuracy on the other classes; -0.01 is one point."),
+    typer.Option(
+        help="Least change of the accuracy on the other classes; -0.01 is one point. Only learned "
+        "and temperature are fitted to it; other patches are only judged by it."
+    ),
 ]
 Gate = Annotated[
     float | None,
@@ -126,16 +129,13 @@ def patch(
     require_free(out, force)
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.fitting import Fitting
+    from cnnsplitter.patching import known_classes
     from cnnsplitter.storage import save
 
     terminal = Terminal(json, quiet)
     build = builder(context)
     fitting = Fitting(calibration, rule, objective, floor, gate)
-    rivals = (
-        Rivals(load_model(Classifier, strong, build) if strong else None, seed)
-        if baselines
-        else None
-    )
+    rivals = _rivals(baselines, strong, build, seed)
     model = load_model(Classifier, weak, build)
     parts = _load_modules(modules, build)
     with terminal:
@@ -144,6 +144,7 @@ def patch(
     kept = [name for name in parts if force_patch or guard[name]["kept"]]
     if not kept:
         _refuse(guard, terminal)
+    images = images.relabel(known_classes(model, kept, images.classes))
     with terminal:
         attached = _attach(model, {name: parts[name] for name in kept}, images, fitting, latency)
         rows = rivals.rows(model, attached.model, images, fitting) if rivals else []
@@ -154,6 +155,18 @@ def patch(
     terminal.line(f"Written to {out}")
     result = {"file": str(out), "patched": kept, "guard": guard, "baselines": rows}
     terminal.result({**result, **attached.to_json(), **attached.comparison.to_json()})
+
+
+def _rivals(
+    baselines: bool, strong: Path | None, build: "Builder | None", seed: int
+) -> Rivals | None:
+    from cnnsplitter.classifier import Classifier
+
+    if not baselines:
+        if strong:
+            raise SettingsError("--strong is only used by the baselines; add --baselines")
+        return None
+    return Rivals(load_model(Classifier, strong, build) if strong else None, seed)
 
 
 def _guarded(

@@ -10,6 +10,7 @@ from cnnsplitter.class_modules import ClassModule, ComposedModel
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.cost import measure_cost
 from cnnsplitter.packing import Model
+from cnnsplitter.patch_cost import ungated
 from cnnsplitter.patching import PatchedModel
 
 _USE = """\
@@ -154,7 +155,9 @@ def _parts(model: Model) -> Iterator[tuple[str, Any]]:
 
 
 def _cost(net: Any) -> dict[str, Any]:
-    cost = measure_cost(net, net.input_shape)
+    # A gate would open or not for the one image that is counted.
+    whole = ungated(net) if isinstance(net, PatchedModel) else net
+    cost = measure_cost(whole, net.input_shape)
     return {
         "kernels": cost.kernels,
         "parameters": cost.parameters,
