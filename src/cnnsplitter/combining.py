@@ -67,7 +67,7 @@ class Layout:
         """Put [B, weak] in its columns of [B, N]; the others are filled."""
         if self.weak == tuple(range(self.size)):
             return values
-        wide = values.new_full((len(values), self.size), fill)
+        wide = values.new_full((values.shape[0], self.size), fill)
         return wide.index_copy(1, torch.tensor(self.weak, device=values.device), values)
 
     def only(self, kept: Sequence[int]) -> "Layout":
@@ -122,7 +122,8 @@ def weak_opinion(logits: Tensor, column: int | None) -> Tensor | None:
 
 def opened(joint: Joint, logits: Tensor, layout: Layout) -> Tensor:
     """Return for which images each patch is to be run, bool[B, P]."""
-    every = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+    # len() would write the number of images into an exported graph.
+    every = torch.ones(logits.shape[0], dtype=torch.bool, device=logits.device)
     parts = [
         every if gate is None else gate.opens(logits, layout.known(i))
         for i, gate in enumerate(joint.gates)
