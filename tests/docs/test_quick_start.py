@@ -37,7 +37,7 @@ def write_photos(folder: Path, classes: tuple[str, ...], counts: dict[str, int])
 def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder after the quick start; its commands have run in the order of the page."""
     folder = tmp_path_factory.mktemp("walk")
-    write_photos(folder / "photos", ("frog", "ship", "truck"), {"train": 200, "test": 50})
+    write_photos(folder / "photos", ("frog", "ship", "truck"), {"train": 160, "test": 40})
     write_photos(folder / "animals", ("bird", "horse"), {"train": 80, "test": 20})
     for name, text in QUICK_START.files("toml").items():
         (folder / name).write_text(text)
