@@ -1,4 +1,4 @@
-"""Write the settings tables of ``docs/methods.md`` from the code: ``python -m scripts.settings_tables``.
+"""Write the settings tables of ``docs/methods.md``: ``python -m scripts.settings_tables``.
 
 A table stands between ``<!-- settings: NAME -->`` and ``<!-- end -->``, where NAME is a public
 class with settings or a public function.
@@ -14,6 +14,7 @@ from typing import Any
 import cnnsplitter
 
 PAGE = Path(__file__).parents[1] / "docs/methods.md"
+_SECTION = re.compile(r"^(?:Attributes|Args):\n(.*?)(?=^\w|\Z)", re.MULTILINE | re.DOTALL)
 _TABLE = re.compile(r"<!-- settings: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -23,13 +24,15 @@ def rewritten(text: str) -> str:
 
 
 def settings_of(thing: Any) -> dict[str, Any]:
-    """Return the settings of a class, or the keyword arguments of a function, with their defaults."""
+    """Return the settings of a class, or keyword arguments of a function, with their defaults."""
     if not inspect.isclass(thing):
         parameters = inspect.signature(thing).parameters.values()
         return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
     if is_dataclass(thing):
         return {f.name: None if f.default is MISSING else f.default for f in fields(thing)}
-    return {name: f.get_default(call_default_factory=True) for name, f in thing.model_fields.items()}
+    return {
+        name: f.get_default(call_default_factory=True) for name, f in thing.model_fields.items()
+    }
 
 
 def meanings_of(thing: Any) -> dict[str, str]:
@@ -39,7 +42,9 @@ def meanings_of(thing: Any) -> dict[str, str]:
 
 
 def _entries(doc: str) -> Iterator[tuple[str, str]]:
-    section = re.search(r"^(?:Attributes|Args):\n(.*?)(?=^\w|\Z)", inspect.cleandoc(doc), re.M | re.S)
+    section = re.search(
+        r"^(?:Attributes|Args):\n(.*?)(?=^\w|\Z)", inspect.cleandoc(doc), re.M | re.S
+    )
     entries = re.split(r"^    (?=\w+: )", section[1] if section else "", flags=re.MULTILINE)
     for entry in entries[1:]:
         name, _, text = entry.partition(": ")
@@ -48,11 +53,15 @@ def _entries(doc: str) -> Iterator[tuple[str, str]]:
 
 def _between(name: str) -> str:
     thing = getattr(cnnsplitter, name)
-    return f"<!-- settings: {name} -->\n{_table(settings_of(thing), meanings_of(thing))}<!-- end -->"
+    return (
+        f"<!-- settings: {name} -->\n{_table(settings_of(thing), meanings_of(thing))}<!-- end -->"
+    )
 
 
 def _table(settings: Mapping[str, Any], meanings: Mapping[str, str]) -> str:
-    rows = [f"| `{name}` | {_shown(value)} | {meanings[name]} |" for name, value in settings.items()]
+    rows = [
+        f"| `{name}` | {_shown(value)} | {meanings[name]} |" for name, value in settings.items()
+    ]
     return "\n".join(["| setting | default | meaning |", "| --- | --- | --- |", *rows, ""])
 
 

@@ -59,9 +59,7 @@ def keys_of(value: Any) -> Iterator[str]:
             yield from keys_of(inner)
 
 
-@pytest.mark.parametrize(
-    "kind", ["classifier", "class-module", "subtask", "composed", "patched"]
-)
+@pytest.mark.parametrize("kind", ["classifier", "class-module", "subtask", "composed", "patched"])
 def test_every_field_and_tensor_of_a_file_is_named(kind: str, tmp_path: Path) -> None:
     save(model_of(kind), tmp_path / "file.safetensors", details={"seed": 0})
     found, tensors = read(tmp_path / "file.safetensors")

@@ -3,11 +3,11 @@
 import re
 
 import pytest
+from scripts.settings_tables import rewritten, settings_of
 
 from cnnsplitter.calibration import CALIBRATIONS
 from cnnsplitter.gating import DOUBTS
 from docpages import Page
-from scripts.settings_tables import rewritten, settings_of
 
 PAGE = Page("docs/methods.md")
 
