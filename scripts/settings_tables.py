@@ -9,7 +9,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from pydantic import BaseModel
 
 import cnnsplitter
 
@@ -31,7 +33,8 @@ def settings_of(thing: Any) -> dict[str, Any]:
     if is_dataclass(thing):
         return {f.name: None if f.default is MISSING else f.default for f in fields(thing)}
     return {
-        name: f.get_default(call_default_factory=True) for name, f in thing.model_fields.items()
+        name: f.get_default(call_default_factory=True)
+        for name, f in cast(type[BaseModel], thing).model_fields.items()
     }
 
 
