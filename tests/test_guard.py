@@ -119,5 +119,5 @@ def test_the_papers_calibrations_need_a_third_image() -> None:
     few = data.take((data.labels != 0) | (torch.arange(40) < 5))
     assert few.counts()[0] == 2
     judge(WEAK, {"bird": module(0)}, few)
-    with pytest.raises(DataError, match="'bird' has fewer than three .* 'min-max' can hold none"):
+    with pytest.raises(DataError, match=r"'bird' has fewer than three .* 'min-max' can hold none"):
         judge(WEAK, {"bird": module(0)}, few, Fitting("min-max"))
