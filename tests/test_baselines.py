@@ -86,6 +86,36 @@ def test_only_the_last_layer_is_retrained() -> None:
         retrain_last_layer(Classifier(nn.Flatten(), CLASSES, (3, 1, 1)), image_set())
 
 
+class Backwards(nn.Module):
+    """Its first layer, by name, is the last one that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 3)
+        self.body = nn.Linear(3, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(images.flatten(1)).relu())  # type: ignore[no-any-return]
+
+
+def test_the_last_layer_is_the_one_that_runs_last() -> None:
+    weak = Classifier(Backwards(), CLASSES, (3, 1, 1))
+    found = retrain_last_layer(weak, image_set(60, shape=(3, 1, 1)))
+    assert torch.equal(found.net.body.weight, weak.net.body.weight)  # type: ignore[union-attr, arg-type]
+    assert not torch.equal(found.net.head.weight, weak.net.head.weight)  # type: ignore[union-attr, arg-type]
+
+
+def test_random_class_modules_of_two_classes_keep_other_units() -> None:
+    strong = classifier(width=0.5)
+    selection = class_module(strong, "cat").selection
+    assert selection is not None
+    modules = {name: ClassModule.of(strong, name, selection=selection) for name in ("cat", "dog")}
+    found = [module.selection for module in random_modules(strong, modules, 0).values()]
+    assert found[0] is not None
+    assert found[1] is not None
+    assert not torch.equal(found[0].keep, found[1].keep)
+
+
 def test_fine_tuning_trains_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "FINE_TUNING", Training(epochs=8, batch_size=10))
     weak, data = classifier(), splits(60)

@@ -55,3 +55,26 @@ def test_the_class_module_that_helps_comes_first() -> None:
     assert [verdict.target for verdict in verdicts] == ["cat", "bird"]
     assert [verdict.helps for verdict in verdicts] == [True, False]
     assert "shape" in refused["dog"]
+
+
+def test_a_class_that_the_weak_model_lacks_is_never_found() -> None:
+    data = images()
+    weak = Classifier(Two(), NAMES[:2], SHAPE)
+    dog, *others = diagnose(weak, data)
+    assert {finding.name: finding.recall.estimate for finding in others} == {"cat": 0.5, "bird": 1}
+    assert (dog.name, dog.f1.estimate, dog.images) == ("dog", 0, 100)
+    modules = {name: ClassModule(Channels(3), name, NAMES, SHAPE) for name in ("cat", "dog")}
+    verdicts, refused = try_modules(weak, modules, Splits(data, data, data, data))
+    assert not refused
+    assert {verdict.target for verdict in verdicts} == {"cat", "dog"}
+    assert next(v for v in verdicts if v.target == "dog").helps
+
+
+class Two(Channels):
+    """Knows the first two classes."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images)[:, :2]

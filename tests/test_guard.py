@@ -112,3 +112,12 @@ def test_a_class_needs_images_to_hold_out() -> None:
     keep[0] = True
     with pytest.raises(DataError, match="'bird' has fewer than two calibration images"):
         judge(WEAK, {"bird": module(0)}, few.take(keep))
+
+
+def test_the_papers_calibrations_need_a_third_image() -> None:
+    data = images(40)
+    few = data.take((data.labels != 0) | (torch.arange(40) < 5))
+    assert few.counts()[0] == 2
+    judge(WEAK, {"bird": module(0)}, few)
+    with pytest.raises(DataError, match=r"'bird' has fewer than three .* 'min-max' can hold none"):
+        judge(WEAK, {"bird": module(0)}, few, Fitting("min-max"))

@@ -1,8 +1,10 @@
 """What every claim about a patch is to be held against, made with the same images."""
 
+import contextlib
 import copy
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,9 +15,10 @@ from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.combining import Observations
 from cnnsplitter.data import ImageSet, Splits
-from cnnsplitter.errors import ModelError, SettingsError, require_known
+from cnnsplitter.errors import ModelError, SettingsError, UnsupportedModelError, require_known
 from cnnsplitter.fitting import folds_of
-from cnnsplitter.inference import predict
+from cnnsplitter.heads import last_layer
+from cnnsplitter.inference import device_of, eval_mode, predict
 from cnnsplitter.selection import Selection
 from cnnsplitter.splitting import trace
 from cnnsplitter.surgery import extract
@@ -68,7 +71,7 @@ def retrain_last_layer(weak: Classifier, data: ImageSet) -> Classifier:
         ModelError: The network does not end in a linear layer.
     """
     weak = copy.deepcopy(weak)
-    last = _last_layer(weak)
+    last = _last_linear(weak)
     inputs = _inputs_of(last, weak, data).double()
     start = torch.cat([last.weight, last.bias[:, None]], 1).detach().cpu().double()
     inputs = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], 1)
@@ -131,7 +134,9 @@ def _random_module(
             f"the class module of {module.source_class!r} was not cut out of the strong model "
             "given; give its own with --strong"
         )
-    generator = torch.Generator().manual_seed(seed)
+    # Of its own for every class, so that no two class modules keep the same units.
+    mixed = np.random.SeedSequence([seed % 2**63, module.index]).generate_state(1)
+    generator = torch.Generator().manual_seed(int(mixed[0]))
     keep = module.selection.keep.clone()
     for group in channels.groups:
         order = torch.randperm(len(group.units), generator=generator)
@@ -143,14 +148,16 @@ def _random_module(
     return ClassModule.of(strong, module.source_class, narrow, selection, sized)
 
 
-def _last_layer(model: Classifier) -> nn.Linear:
-    layers = [layer for layer in model.net.modules() if isinstance(layer, nn.Linear)]
-    if not layers or layers[-1].out_features != len(model.classes) or layers[-1].bias is None:
-        raise ModelError(
-            "the weak network does not end in a linear layer with biases, so that none can be "
-            "retrained; leave --baselines out"
-        )
-    return layers[-1]
+def _last_linear(model: Classifier) -> nn.Linear:
+    example = torch.zeros(1, *model.input_shape, device=device_of(model))
+    with eval_mode(model), torch.no_grad(), contextlib.suppress(UnsupportedModelError):
+        layer = model.get_submodule(last_layer(model, example))
+        linear = isinstance(layer, nn.Linear) and layer.bias is not None
+        if linear and layer.out_features == len(model.classes):
+            return layer  # type: ignore[return-value]
+    raise ModelError(
+        "the weak network does not end in a linear layer with biases, so that none can be retrained"
+    )
 
 
 def _inputs_of(layer: nn.Linear, model: Classifier, data: ImageSet) -> Tensor:

@@ -101,14 +101,16 @@ def held_out_outputs(fitting: Fitting, seen: Observations, folds: int = FOLDS) -
     """Return the outputs float64[n, N] for every image by a fit that has not seen it.
 
     Raises:
-        DataError: A patched class with fewer than two images.
+        DataError: A patched class with fewer than two images, or three for the paper's
+            calibrations, which need two of them for a range.
     """
     fold = folds_of(seen.labels, folds)
+    least, word = (3, "three") if fitting.calibration in METHODS else (2, "two")
     for column in seen.layout.patched:
-        if int((seen.labels == column).sum()) < 2:
+        if int((seen.labels == column).sum()) < least:
             raise DataError(
-                f"class {seen.layout.classes[column]!r} has fewer than two calibration images, so "
-                "that none can be held out; add some"
+                f"class {seen.layout.classes[column]!r} has fewer than {word} calibration images, "
+                f"so that calibration {fitting.calibration!r} can hold none out; add some"
             )
     outputs = torch.empty(len(seen), seen.layout.size, dtype=torch.float64)
     for k in range(folds):

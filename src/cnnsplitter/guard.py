@@ -91,7 +91,8 @@ def judge(
 
     Raises:
         SettingsError: Classes that neither the weak model nor the images have.
-        DataError: Images that do not fit, or fewer than two of a class to be patched.
+        DataError: Images that do not fit, or fewer than two of a class to be patched, three for
+            the paper's calibrations.
     """
     seen = observe(weak, modules, calibration)
     targets = tuple(modules)

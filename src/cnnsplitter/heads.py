@@ -29,7 +29,7 @@ def cut_head(net: nn.Module, example: Tensor, columns: Sequence[int]) -> nn.Modu
             of them alike.
     """
     with eval_mode(net), torch.no_grad():
-        name = _last_layer(net, example)
+        name = last_layer(net, example)
         images = torch.rand(
             example.shape, dtype=example.dtype, generator=torch.Generator().manual_seed(0)
         ).to(example.device)
@@ -47,8 +47,16 @@ def cut_head(net: nn.Module, example: Tensor, columns: Sequence[int]) -> nn.Modu
     return narrow
 
 
-def _last_layer(net: nn.Module, example: Tensor) -> str:
-    """Return the path of the linear layer or convolution that runs last."""
+def last_layer(net: nn.Module, example: Tensor) -> str:
+    """Return the path of the linear layer or convolution that runs last.
+
+    Args:
+        net: The network; as it is, in train or eval mode.
+        example: Images float[B, C, H, W], which are run.
+
+    Raises:
+        UnsupportedModelError: No such layer runs.
+    """
     ran: list[str] = []
     hooks = [
         module.register_forward_pre_hook(lambda *_, name=name: ran.append(name))

@@ -178,7 +178,8 @@ def patch(
     Args:
         weak: The weak model; copied, so neither it nor its later use is affected.
         modules: From names of classes to the class modules that shall score them; classes of the
-            data that the weak model lacks may be added.
+            data that the weak model lacks may be added. They are shared with the patched model,
+            not copied, and put in eval mode.
         data: The weak model's data; all is fitted on ``data.calibration``.
         calibration: One of ``calibration.CALIBRATIONS``, see ``Fitting``.
         rule: One of ``RULES``; ``"replace"`` is the paper's (method.md, section 2 step 6). As

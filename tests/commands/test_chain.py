@@ -11,6 +11,7 @@ import torch
 from cnnsplitter.class_modules import ClassModule, ComposedModel
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet, load_data
+from cnnsplitter.evaluation import evaluate
 from cnnsplitter.gating import Gate
 from cnnsplitter.importance import Importance, measure_importance
 from cnnsplitter.inference import predict
@@ -325,7 +326,8 @@ class TestPatch:
 class TestDiagnose:
     def test_finds_poor_classes_and_tries_class_modules(self, shop: Shop) -> None:
         arguments = ("diagnose", shop / "weak.safetensors", "--data", shop / "data.npz")
-        result = succeed(*arguments, "--modules", shop / "modules", "--json").json
+        result = succeed(*arguments, "--test", "--modules", shop / "modules", "--json").json
+        assert result["images"] == "test"
         assert sorted(found["class"] for found in result["classes"]) == sorted(CLASSES)
         f1 = [found["f1"]["estimate"] for found in result["classes"]]
         assert f1 == sorted(f1)
@@ -340,6 +342,32 @@ class TestDiagnose:
         arguments = ("diagnose", shop / "weak.safetensors", "--data", shop / "data.npz")
         lines = succeed(*arguments).out.splitlines()
         assert any("taken for" in line and "mistaken for it" in line for line in lines)
+
+    def test_looks_at_the_calibration_images(self, shop: Shop) -> None:
+        """Those that a patch is reported on shall not choose it."""
+        file = shop / "weak.safetensors"
+        result = succeed("diagnose", file, "--data", shop / "data.npz", "--json").json
+        images = load_data(str(shop / "data.npz")).calibration
+        found = evaluate(load_as(Classifier, file), images)
+        assert result["images"] == "calibration"
+        for finding in result["classes"]:
+            recall = found.recall[found.index(finding["class"])].item()
+            assert finding["recall"]["estimate"] == pytest.approx(recall)
+
+    def test_other_files_of_the_folder_are_named(self, shop: Shop, tmp_path: Path) -> None:
+        for name in ("modules/cat", "strong"):
+            source = shop / f"{name}.safetensors"
+            (tmp_path / source.name).write_bytes(source.read_bytes())
+        (tmp_path / "odd.safetensors").write_bytes(b"no model")
+        arguments = ("diagnose", shop / "weak.safetensors", "--data", shop / "data.npz")
+        found = succeed(*arguments, "--modules", tmp_path, "--json").json
+        assert found["not_tried"].keys() >= {"strong.safetensors", "odd.safetensors"}
+        assert "of the kind classifier" in found["not_tried"]["strong.safetensors"]
+        copy = tmp_path / "cat2.safetensors"
+        copy.write_bytes((shop / "modules" / "cat.safetensors").read_bytes())
+        outcome = call(*arguments, "--modules", tmp_path)
+        assert outcome.code == 2
+        assert "are both class modules of 'cat'; keep one there" in outcome.err
 
     def test_a_folder_without_class_modules_is_named(self, shop: Shop, tmp_path: Path) -> None:
         arguments = ("diagnose", shop / "weak.safetensors", "--data", shop / "data.npz")

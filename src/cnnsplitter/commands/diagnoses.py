@@ -10,14 +10,16 @@ from cnnsplitter.commands.options import (
     Channels,
     Data,
     Json,
+    ModelArguments,
     Quiet,
+    Rebuild,
     Root,
     Seed,
     Settings,
     Size,
+    builder,
     load_model,
     open_fitting_data,
-    require_test_images,
 )
 from cnnsplitter.errors import SettingsError
 from cnnsplitter.terminal import Terminal
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from cnnsplitter.class_modules import ClassModule
     from cnnsplitter.diagnosis import ClassFinding
     from cnnsplitter.guard import Verdict
+    from cnnsplitter.unpacking import Builder
 
 
 def diagnose(
@@ -35,15 +38,21 @@ def diagnose(
     modules: Annotated[
         Path | None, typer.Option(help="Folder of class modules to try on held-out images.")
     ] = None,
+    test: Annotated[
+        bool,
+        typer.Option("--test", help="Look at the test images instead of the calibration images."),
+    ] = False,
     size: Size = None,
     channels: Channels = None,
     root: Root = None,
+    rebuild: Rebuild = None,
+    model_arguments: ModelArguments = None,
     seed: Seed = 0,
     settings: Settings = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what a weak model is poor at, on the test images, and which class modules help.
+    """Show what a weak model is poor at, on calibration images, and which class modules help.
 
     Class modules are tried on calibration images, each by a fit that has not seen it.
     """
@@ -52,19 +61,21 @@ def diagnose(
     from cnnsplitter.diagnosis import try_modules
 
     terminal = Terminal(json, quiet)
-    model = load_model(Classifier, weak)
-    parts = {} if modules is None else _load_folder(modules)
+    build = builder(context)
+    model = load_model(Classifier, weak, build)
+    parts, skipped = ({}, {}) if modules is None else _load_folder(modules, build)
     with terminal:
         images = open_fitting_data(context, terminal, {weak: model})
-        require_test_images(images)
-        findings = examine(model, images.test)
+        findings = examine(model, images.test if test else images.calibration)
         fitting = {name: part for name, part in parts.items() if name in images.classes}
         verdicts, refused = try_modules(model, fitting, images)
     refused |= dict.fromkeys(parts.keys() - fitting.keys(), "no such class in the data")
-    _show_findings(findings, terminal)
+    refused |= skipped
+    _show_findings(findings, "test" if test else "calibration", terminal)
     _show_verdicts(verdicts, refused, terminal)
     terminal.result(
         {
+            "images": "test" if test else "calibration",
             "classes": [finding.to_json() for finding in findings],
             "modules": [verdict.to_json() for verdict in verdicts],
             "not_tried": refused,
@@ -72,20 +83,42 @@ def diagnose(
     )
 
 
-def _load_folder(folder: Path) -> dict[str, "ClassModule"]:
-    """Load all class modules of a folder, by the names of their classes."""
+def _load_folder(
+    folder: Path, build: "Builder | None"
+) -> "tuple[dict[str, ClassModule], dict[str, str]]":
+    """Load all class modules of a folder, by their classes; say why other files are left out."""
     from cnnsplitter.class_modules import ClassModule
+    from cnnsplitter.errors import StorageError
+    from cnnsplitter.storage import describe
 
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    if not files:
+    found: dict[str, ClassModule] = {}
+    files: dict[str, Path] = {}
+    skipped: dict[str, str] = {}
+    for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
+        try:
+            manifest = describe(path)
+        except StorageError as error:
+            skipped[path.name] = str(error)
+            continue
+        if manifest["kind"] != "class-module":
+            skipped[path.name] = f"it holds a model of the kind {manifest['kind']}"
+            continue
+        module = load_model(ClassModule, path, build)
+        name = module.source_class
+        if name in found:
+            raise SettingsError(
+                f"{folder}: {files[name].name} and {path.name} are both class modules of "
+                f"{name!r}; keep one there"
+            )
+        found[name], files[name] = module, path
+    if not found:
         raise SettingsError(f"{folder}: no class modules there; split a strong model into it")
-    found = [load_model(ClassModule, path) for path in files]
-    return {module.source_class: module for module in found}
+    return found, skipped
 
 
-def _show_findings(findings: "Sequence[ClassFinding]", terminal: Terminal) -> None:
+def _show_findings(findings: "Sequence[ClassFinding]", images: str, terminal: Terminal) -> None:
     terminal.table(
-        "Classes on the test images, in %, with what holds the true figure with 95 %",
+        f"Classes on the {images} images, in %, with what holds the true figure with 95 %",
         [
             {
                 "class": f"{finding.name} (poor)" if finding.is_poor else finding.name,

@@ -129,36 +129,42 @@ def patch(
     require_free(out, force)
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.fitting import Fitting
-    from cnnsplitter.patching import known_classes
     from cnnsplitter.storage import save
 
     terminal = Terminal(json, quiet)
     build = builder(context)
     fitting = Fitting(calibration, rule, objective, floor, gate)
-    rivals = _rivals(baselines, strong, build, seed)
+    rivals = _rivals(baselines, strong, build, seed, terminal)
     model = load_model(Classifier, weak, build)
     parts = _load_modules(modules, build)
     with terminal:
         images = open_fitting_data(context, terminal, {weak: model})
     guard = _guarded(model, parts, images, fitting, terminal)
-    kept = [name for name in parts if force_patch or guard[name]["kept"]]
+    kept = {name: parts[name] for name in parts if force_patch or guard[name]["kept"]}
     if not kept:
         _refuse(guard, terminal)
-    images = images.relabel(known_classes(model, kept, images.classes))
     with terminal:
-        attached = _attach(model, {name: parts[name] for name in kept}, images, fitting, latency)
-        rows = rivals.rows(model, attached.model, images, fitting) if rivals else []
+        attached = _attach(model, kept, images, fitting, latency)
     made = details(seed=seed, data=data, weak=weak.name, metrics=attached.comparison.rows())
     save(attached.model, out, details={**made, "guard": guard}, overwrite=force)
+    with terminal:
+        rows = rivals.rows(model, attached.model, attached.images, fitting) if rivals else []
+    _tell(attached, out, {"patched": list(kept), "guard": guard, "baselines": rows}, terminal)
+
+
+def _tell(attached: "_Attached", out: Path, found: dict[str, Any], terminal: Terminal) -> None:
     _show(attached, terminal)
-    show_rivals(rows, terminal)
+    show_rivals(found["baselines"], terminal)
     terminal.line(f"Written to {out}")
-    result = {"file": str(out), "patched": kept, "guard": guard, "baselines": rows}
-    terminal.result({**result, **attached.to_json(), **attached.comparison.to_json()})
+    terminal.result({"file": str(out)} | found | attached.to_json())
 
 
 def _rivals(
-    baselines: bool, strong: Path | None, build: "Builder | None", seed: int
+    baselines: bool,
+    strong: Path | None,
+    build: "Builder | None",
+    seed: int,
+    terminal: Terminal,
 ) -> Rivals | None:
     from cnnsplitter.classifier import Classifier
 
@@ -166,7 +172,7 @@ def _rivals(
         if strong:
             raise SettingsError("--strong is only used by the baselines; add --baselines")
         return None
-    return Rivals(load_model(Classifier, strong, build) if strong else None, seed)
+    return Rivals(load_model(Classifier, strong, build) if strong else None, seed, terminal)
 
 
 def _guarded(
@@ -199,13 +205,15 @@ def _refuse(guard: dict[str, dict[str, Any]], terminal: Terminal) -> NoReturn:
 @dataclass(frozen=True, eq=False)
 class _Attached:
     model: "PatchedModel"
+    images: "Splits"
     comparison: "Comparison"
     cost: "PatchCost"
 
     def to_json(self) -> dict[str, Any]:
-        """Return costs and the share of images that each class module runs on."""
+        """Return figures, costs and the share of images that each class module runs on."""
         cost = {name: vars(cost) for name, cost in self.cost.models.items()}
-        return {"cost": cost, "run_share": dict(self.cost.run_share)}
+        shares = dict(self.cost.run_share)
+        return {"cost": cost, "run_share": shares, **self.comparison.to_json()}
 
 
 def _attach(
@@ -217,11 +225,15 @@ def _attach(
 ) -> _Attached:
     from cnnsplitter.evaluation import compare
     from cnnsplitter.patch_cost import measure_patch_cost
+    from cnnsplitter.patching import known_classes
     from cnnsplitter.patching import patch as attach
 
+    # The class that a patch left out would have added is no class of the result.
+    images = images.relabel(known_classes(model, modules, images.classes))
     patched = attach(model, modules, images, **vars(fitting))
     comparison = compare(patched.unpatched(), patched, images.test)
-    return _Attached(patched, comparison, measure_patch_cost(patched, images.test, latency=latency))
+    cost = measure_patch_cost(patched, images.test, latency=latency)
+    return _Attached(patched, images, comparison, cost)
 
 
 def _show(attached: _Attached, terminal: Terminal) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cnnsplitter.commands.tables import costs_of
+from cnnsplitter.errors import ModelError
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -24,10 +25,12 @@ class Rivals:
     Attributes:
         strong: The strong model; without it there are only those that retrain the weak one.
         seed: Of all that is random.
+        terminal: Is told which baselines cannot be made.
     """
 
     strong: "Classifier | None"
     seed: int
+    terminal: Terminal
 
     def rows(
         self, weak: "Classifier", patched: "PatchedModel", images: "Splits", fitting: "Fitting"
@@ -61,7 +64,12 @@ class Rivals:
             yield name, patch(weak, others, images, **vars(fitting))
         # A weak model that lacks a class has no output that could be trained for it.
         if weak.classes == images.classes:
-            yield "last layer", baselines.retrain_last_layer(weak, images.calibration)
+            try:
+                last = baselines.retrain_last_layer(weak, images.calibration)
+            except ModelError as error:
+                self.terminal.note(f"no baseline 'last layer': {error}")
+            else:
+                yield "last layer", last
             yield "fine-tuned", baselines.fine_tune(weak, images, seed=self.seed)
 
 
