@@ -154,6 +154,8 @@ def split(
     require_usable(classifier, data, images)
     channels = trace(classifier, unknown=unknown)
     require_layers(search, sensitivity, channels)
+    if start is not None and start.fingerprint != channels.fingerprint:
+        raise SettingsError("the start selections are another network's; give those of this one")
     if importance is None:
         importance = importance_for(search, classifier, channels, data.train, seed, progress)
     require_importance(importance, channels)
@@ -177,8 +179,6 @@ def _problem(
     progress: Progress,
 ) -> SearchProblem:
     labels = scorer.data.labels
-    if start is not None and start.fingerprint != scorer.channels.fingerprint:
-        raise SettingsError("the start selections are another network's; give those of this one")
     if sensitivity is None and search.needs_sensitivity:
         sensitivity = measure_sensitivity(scorer, importance, labels, run=run, progress=progress)
     return SearchProblem(

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from cnnsplitter.data import load_data
 from cnnsplitter.evaluation import evaluate
 from cnnsplitter.finetuning import FineTuning, fine_tune
 from cnnsplitter.recalibration import recalibrate
-from cnnsplitter.search import SEARCHES
+from cnnsplitter.search import SEARCHES, GeneticSearch, SearchProblem, SearchResult
 from cnnsplitter.storage import describe, load_as
 from cnnsplitter.subtasks import Subtask
 from shop import CLASSES, Shop, call, files_in, succeed
@@ -113,6 +114,28 @@ def test_a_front_has_a_folder_for_each_share_and_goes_on(shop: Shop, tmp_path: P
     assert succeed(*split(shop, *options)).json == result
     (tmp_path / "o" / "pareto.json").unlink()
     assert "exists already" in call(*split(shop, *options, "--seed", 1)).err
+
+
+def test_a_search_begins_near_an_earlier_split(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[SearchProblem] = []
+    run = GeneticSearch.run
+
+    def listening(search: GeneticSearch, problem: SearchProblem, **ways: Any) -> SearchResult:
+        given.append(problem)
+        return run(search, problem, **ways)
+
+    monkeypatch.setattr(GeneticSearch, "run", listening)
+    small = ("--population", 4, "--generations", 1, "--search-images", 20)
+    options = (*small, "--sensitivity", shop / "curves.json", "--out", tmp_path)
+    succeed(*split(shop, *options, "--start", shop / "modules"))
+    modules = [load_as(ClassModule, shop / "modules" / f"{n}.safetensors") for n in CLASSES]
+    (problem,) = given
+    assert problem.start is not None
+    for row, module in zip(problem.start, modules, strict=True):
+        assert module.selection is not None
+        assert torch.equal(row, module.selection.keep)
 
 
 class TestSubtask:
@@ -225,6 +248,8 @@ class TestSubtask:
         (("--search", "random", "--pareto", "0.8,2"), "must be shares between 0 and 1"),
         (("--search", "random", "--pareto", ".5", "--keep", 0.5), "give one of the two"),
         (("--subtask", "cat,dog", "--pareto", ".5"), "does not go with --subtask"),
+        (("--search", "random", "--start", "m"), "--start is a setting of the genetic search"),
+        (("--start", "nowhere"), "nowhere: holds no class module of 'bird'"),
         (("--subtask", "cat"), "at least two classes"),
         (("--subtask", "cat,dgo"), "unknown class of the strong model 'dgo'"),
         (("--subtask", "cat,dog", "--engine", "rey"), "unknown engine 'rey'"),

@@ -1,14 +1,18 @@
 """The search that the options of ``split`` name, and its settings."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from cnnsplitter.commands.options import given, settings_table
-from cnnsplitter.errors import SettingsError, require_known
+from cnnsplitter.errors import SettingsError, StorageError, require_known
 
 if TYPE_CHECKING:
+    from cnnsplitter.classifier import Classifier
+    from cnnsplitter.search import SearchResult
     from cnnsplitter.search.registry import AnySearch
+    from cnnsplitter.unpacking import Builder
 
 _OPTIONS = ("population", "generations", "size_weight", "patience", "keep", "tries")
 
@@ -18,6 +22,10 @@ def chosen_search(context: typer.Context) -> "AnySearch":
     from cnnsplitter.search.registry import SEARCHES, make_search, require_options
 
     options = context.params
+    if options["start"] is not None and options["search"] != "genetic":
+        raise SettingsError(
+            f"--start is a setting of the genetic search, not of {options['search']!r}"
+        )
     name, changes = options["search"], given(**{key: options[key] for key in _OPTIONS})
     require_known("search", name, SEARCHES)
     require_options(name, changes)
@@ -38,6 +46,36 @@ def _genetic(context: typer.Context, changes: dict[str, Any]) -> "AnySearch":
     values = chosen.model_dump() | {"genetic": table}
     chosen = parse_settings(SearchSettings, values, f"{options['settings']}")
     return chosen.adapted(**changes).search
+
+
+def read_start(
+    folder: Path, strong: "Classifier", build: "Builder | None" = None
+) -> "SearchResult":
+    """Return the selections of the class modules in a folder, one for each class of ``strong``."""
+    import torch
+
+    from cnnsplitter.class_modules import ClassModule
+    from cnnsplitter.search import SearchResult
+    from cnnsplitter.storage import load_as
+
+    modules = [
+        load_as(ClassModule, path, build=build) for path in sorted(folder.glob("*.safetensors"))
+    ]
+    known = {module.source_class: module.selection for module in modules}
+    selections = []
+    for name in strong.classes:
+        selection = known.get(name)
+        if selection is None:
+            raise StorageError(
+                f"{folder}: holds no class module of {name!r} that knows the units it keeps; "
+                "name a folder that a split of this model has written"
+            )
+        selections.append(selection)
+    fingerprint, *others = {selection.fingerprint for selection in selections}
+    if others:
+        raise StorageError(f"{folder}: holds class modules of different networks; choose another")
+    keep = torch.stack([selection.keep for selection in selections])
+    return SearchResult(strong.classes, keep, fingerprint, ())
 
 
 def described(context: typer.Context, search: "AnySearch") -> dict[str, Any]:

@@ -42,7 +42,7 @@ from cnnsplitter.commands.options import (
     require_test_images,
     unknown_operators,
 )
-from cnnsplitter.commands.searches import chosen_search, described
+from cnnsplitter.commands.searches import chosen_search, described, read_start
 from cnnsplitter.commands.subtasks import split_subtask
 from cnnsplitter.commands.tables import show_evaluation, show_sensitivity, show_split
 from cnnsplitter.errors import SettingsError, StorageError
@@ -66,6 +66,10 @@ FinetuneEpochs = Annotated[
 Pareto = Annotated[
     str | None,
     typer.Option(help="Split once for each of these shares instead of --keep, and plot them."),
+]
+Start = Annotated[
+    Path | None,
+    typer.Option(help="Folder of an earlier split, near which the genetic search begins."),
 ]
 Strong = Annotated[Path, typer.Argument(help="The strong model, saved by this package.")]
 Curves = Annotated[
@@ -150,6 +154,7 @@ def split(
     size_weight: Annotated[float | None, typer.Option(help="Weight of small modules.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many without a gain.")] = None,
     pareto: Pareto = None,
+    start: Start = None,
     curves: Curves = None,
     search_images: SearchImages = None,
     engine: EngineName = "local",
@@ -208,6 +213,9 @@ def _split_classes(
     unknown = unknown_operators(options["freeze_unknown"])
     curves = options["curves"]
     measured = None if curves is None else _read_curves(curves, model, unknown)
+    start, near = None, options["start"]
+    if near is not None:
+        start = read_start(near, model, builder(context))
     checkpoint = out / "search.checkpoint"
     _require_free_modules(model, out, options["force"] or checkpoint.exists())
     with terminal:
@@ -219,6 +227,7 @@ def _split_classes(
             search=search,
             seed=seed,
             sensitivity=measured,
+            start=start,
             search_images=options["search_images"],
             unknown=unknown,
             checkpoint=checkpoint,

@@ -34,10 +34,10 @@ _CHECKPOINTS = ("subtask.checkpoint", "class-modules.checkpoint")
 def split_subtask(context: typer.Context) -> None:
     """Search, save and compare the network of a sub-task, as the options of ``split`` say."""
     options = context.params
-    if options["curves"] is not None:
-        raise SettingsError("--sensitivity is of class modules and does not go with --subtask")
-    if options["pareto"] is not None:
-        raise SettingsError("--pareto is of class modules and does not go with --subtask")
+    of_modules = {"curves": "--sensitivity", "pareto": "--pareto", "start": "--start"}
+    for key, flag in of_modules.items():
+        if options[key] is not None:
+            raise SettingsError(f"{flag} is of class modules and does not go with --subtask")
     file = options["out"] / "subtask.safetensors"
     require_free(file, options["force"])
     from cnnsplitter.classifier import Classifier
