@@ -121,7 +121,7 @@ class _Descent:
         adam = state.adam
         for _ in range(self.settings.steps):
             adam = self._descend(adam, generator)
-        keep = self.budget.best(self._read(adam.values).logits, self.settings.keep)
+        keep = self.budget.best(Learned.read(adam.values).logits, self.settings.keep)
         seen, scores = state.seen.with_new(self.problem, keep)
         ran = len(seen.owner) - len(state.seen.owner)
         entry = self._record(keep, scores, len(state.history), ran)
@@ -142,7 +142,7 @@ class _Descent:
         )
         with torch.enable_grad():
             values = adam.values.clone().requires_grad_()
-            learned = self._read(values)
+            learned = Learned.read(values)
             keep = self.budget.best(learned.logits.detach(), self._share(progress))
             masks = open_gates(
                 settings.gate, learned.logits, keep, heat=self._heat(progress), generator=generator
@@ -154,9 +154,6 @@ class _Descent:
             loss = pairs.loss(scores, scaled, settings.form)
             (gradient,) = torch.autograd.grad(loss, values)
         return adam.step(gradient, self._rate(progress))
-
-    def _read(self, values: Tensor) -> Learned:
-        return Learned.read(values, common=self.settings.common)
 
     def _share(self, progress: float) -> float:
         return 1 - (1 - self.settings.keep) * self._annealed(progress)

@@ -28,7 +28,6 @@ class GradientSettings(BaseModel):
         form: What the scores of pairs should be; see `Pairs.loss`.
         scaled: Whether scores compete after a scale and a bias that are learned for each class.
             The class modules themselves stay without.
-        common: Whether logits have a part that all classes share and learn together.
         gate: See `open_gates`.
         rate: Learning rate of the logits behind the gates.
         start: Where the logits start: ``"taylor"``, the mean square of the first-order effect on
@@ -53,7 +52,6 @@ class GradientSettings(BaseModel):
     negatives: int = Field(default=3, ge=0)
     form: Form = "match"
     scaled: bool = False
-    common: bool = False
     gate: Gate = "sigmoid"
     rate: Positive = 0.05
     start: Literal["taylor", "importance", "random"] = "taylor"
