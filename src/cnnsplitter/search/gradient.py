@@ -17,7 +17,6 @@ from cnnsplitter.search.checkpoint import describe, digest
 from cnnsplitter.search.gradient_budget import Budget
 from cnnsplitter.search.gradient_gates import open_gates
 from cnnsplitter.search.gradient_learned import Learned, learned_from
-from cnnsplitter.search.gradient_pairs import Pairs
 from cnnsplitter.search.gradient_settings import GradientSettings
 from cnnsplitter.search.gradient_start import start_logits
 from cnnsplitter.search.gradient_state import Adam, GradientState, Seen, load_state, save_state
@@ -137,9 +136,7 @@ class _Descent:
     def _descend(self, adam: Adam, generator: Generator) -> Adam:
         settings, masked = self.settings, self.masked
         progress = int(adam.steps) / settings.steps
-        pairs = Pairs.draw(
-            masked.labels, masked.logits, settings.pairs, settings.negatives, generator
-        )
+        pairs = settings.draw(masked, generator)
         with torch.enable_grad():
             values = adam.values.clone().requires_grad_()
             learned = Learned.read(values)
