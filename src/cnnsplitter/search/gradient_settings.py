@@ -14,7 +14,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class GradientSettings(BaseModel):
-    """Settings of `GradientSearch`; the defaults were chosen by measurement.
+    """Settings of `GradientSearch`; the defaults were chosen on search images, not on test images.
 
     Attributes:
         keep: Share of the whole network's cost that every class module may keep.
@@ -52,14 +52,14 @@ class GradientSettings(BaseModel):
     anneal: int = Field(default=16, ge=0)
     cooling: Positive = 1
     pairs: int = Field(default=64, ge=1)
-    hard: int = Field(default=1, ge=0)
-    chance: int = Field(default=2, ge=0)
-    form: Form = "match"
+    hard: int = Field(default=3, ge=0)
+    chance: int = Field(default=0, ge=0)
+    form: Form = "both"
     scaled: bool = False
     gate: Gate = "sigmoid"
-    rate: Positive = 0.05
+    rate: Positive = 0.025
     start: Literal["taylor", "importance", "random"] = "taylor"
-    start_pairs: int = Field(default=640, ge=1)
+    start_pairs: int = Field(default=1280, ge=1)
     best: Literal["accuracy", "last"] = "accuracy"
     patience: int = Field(default=0, ge=0)
 
