@@ -42,7 +42,6 @@ class TestHardConcrete(TestStraightThrough):
             gate="hard-concrete",
             form="both",
             scaled=True,
-            common=True,
             target="multiply-adds",
         )
 

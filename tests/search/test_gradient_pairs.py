@@ -7,9 +7,9 @@ STRONG = torch.tensor([[5.0, 4.0, 1.0, 0.0], [0.0, 2.0, 3.0, 6.0], [1.0, 9.0, 2.
 LABELS = torch.tensor([0, 2, 1])
 
 
-def pairs(count: int = 60, negatives: int = 2, seed: int = 0) -> Pairs:
-    generator = torch.Generator().manual_seed(seed)
-    return Pairs.draw(LABELS, STRONG, count, negatives, generator)
+def pairs(count: int = 60, hard: int = 2, chance: int = 0) -> Pairs:
+    generator = torch.Generator().manual_seed(0)
+    return Pairs.draw(LABELS, STRONG, count, hard=hard, chance=chance, generator=generator)
 
 
 def test_true_class_comes_first_then_the_likeliest_wrong_ones() -> None:
@@ -23,9 +23,20 @@ def test_true_class_comes_first_then_the_likeliest_wrong_ones() -> None:
 
 
 def test_more_negatives_than_classes_are_all_of_them() -> None:
-    drawn = pairs(negatives=99)
+    drawn = pairs(hard=99, chance=99)
     assert drawn.classes.sort(dim=1).values.tolist() == [[0, 1, 2, 3]] * len(drawn.images)
-    assert pairs(count=1, negatives=0).classes.shape == (1, 1)
+    assert pairs(count=1, hard=0).classes.shape == (1, 1)
+
+
+def test_wrong_classes_by_chance_are_others_than_the_hard_ones() -> None:
+    drawn = pairs(count=300, hard=1, chance=1)
+    hardest = torch.tensor([1, 3, 3])
+    assert torch.equal(drawn.classes[:, 1], hardest[drawn.images])
+    rest = torch.tensor([[2, 3], [0, 1], [0, 2]])[drawn.images]
+    assert (drawn.classes[:, 2:] == rest).any(1).all()
+    for image in range(3):
+        found = drawn.classes[drawn.images == image, 2]
+        assert 0.3 < (found == found[0]).double().mean() < 0.7
 
 
 def test_the_strong_models_scores_have_no_loss_to_match() -> None:
@@ -37,7 +48,7 @@ def test_the_strong_models_scores_have_no_loss_to_match() -> None:
 
 
 def test_cross_entropy_sees_the_classes_without_a_pair() -> None:
-    drawn = pairs(negatives=1)
+    drawn = pairs(hard=1)
     scores = drawn.strong.gather(1, drawn.classes)
     expected = torch.nn.functional.cross_entropy(drawn.strong, drawn.labels)
     assert drawn.loss(scores, scores, "cross-entropy") == expected
@@ -47,7 +58,7 @@ def test_cross_entropy_sees_the_classes_without_a_pair() -> None:
 
 
 def test_sigmoids_keep_the_published_loss_above_zero() -> None:
-    drawn = pairs(negatives=3)
+    drawn = pairs(hard=3)
     perfect = torch.full(drawn.classes.shape, -1e3)
     perfect[:, 0] = 1e3
     assert drawn.loss(perfect, perfect, "cross-entropy") == 0

@@ -17,7 +17,6 @@ from cnnsplitter.search.checkpoint import describe, digest
 from cnnsplitter.search.gradient_budget import Budget
 from cnnsplitter.search.gradient_gates import open_gates
 from cnnsplitter.search.gradient_learned import Learned, learned_from
-from cnnsplitter.search.gradient_pairs import Pairs
 from cnnsplitter.search.gradient_settings import GradientSettings
 from cnnsplitter.search.gradient_start import start_logits
 from cnnsplitter.search.gradient_state import Adam, GradientState, Seen, load_state, save_state
@@ -121,7 +120,7 @@ class _Descent:
         adam = state.adam
         for _ in range(self.settings.steps):
             adam = self._descend(adam, generator)
-        keep = self.budget.best(self._read(adam.values).logits, self.settings.keep)
+        keep = self.budget.best(Learned.read(adam.values).logits, self.settings.keep)
         seen, scores = state.seen.with_new(self.problem, keep)
         ran = len(seen.owner) - len(state.seen.owner)
         entry = self._record(keep, scores, len(state.history), ran)
@@ -137,12 +136,10 @@ class _Descent:
     def _descend(self, adam: Adam, generator: Generator) -> Adam:
         settings, masked = self.settings, self.masked
         progress = int(adam.steps) / settings.steps
-        pairs = Pairs.draw(
-            masked.labels, masked.logits, settings.pairs, settings.negatives, generator
-        )
+        pairs = settings.draw(masked, generator)
         with torch.enable_grad():
             values = adam.values.clone().requires_grad_()
-            learned = self._read(values)
+            learned = Learned.read(values)
             keep = self.budget.best(learned.logits.detach(), self._share(progress))
             masks = open_gates(
                 settings.gate, learned.logits, keep, heat=self._heat(progress), generator=generator
@@ -154,9 +151,6 @@ class _Descent:
             loss = pairs.loss(scores, scaled, settings.form)
             (gradient,) = torch.autograd.grad(loss, values)
         return adam.step(gradient, self._rate(progress))
-
-    def _read(self, values: Tensor) -> Learned:
-        return Learned.read(values, common=self.settings.common)
 
     def _share(self, progress: float) -> float:
         return 1 - (1 - self.settings.keep) * self._annealed(progress)

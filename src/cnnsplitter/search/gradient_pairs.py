@@ -14,9 +14,12 @@ Form = Literal["match", "cross-entropy", "both", "sigmoid"]
 class Pairs:
     """k images, each with the modules of its true class and of some wrong ones.
 
+    The strong model's likeliest wrong classes alone would not do: a class module that has lost
+    units may score high on images that the strong model never takes for its class.
+
     Attributes:
         images: int64[k], which training image.
-        classes: int64[k, 1 + negatives], whose modules score it; the first is the true class.
+        classes: int64[k, 1 + wrong], whose modules score it; the first is the true class.
         labels: int64[k].
         strong: float32[k, classes], the strong model's logits.
     """
@@ -28,24 +31,35 @@ class Pairs:
 
     @classmethod
     def draw(
-        cls, labels: Tensor, strong: Tensor, count: int, negatives: int, generator: Generator
+        cls,
+        labels: Tensor,
+        strong: Tensor,
+        count: int,
+        *,
+        hard: int,
+        chance: int,
+        generator: Generator,
     ) -> "Pairs":
-        """Draw images at random, with the wrong classes that the strong model finds likeliest.
+        """Draw images at random, with wrong classes: the hardest, and some of the others.
 
         Args:
             labels: int64[m], of all training images.
             strong: float32[m, classes], the strong model's logits.
             count: Pairs in all; whole images are drawn, at least one.
-            negatives: Wrong classes of each image; at most all of them.
+            hard: Wrong classes of each image that the strong model finds likeliest.
+            chance: Wrong classes drawn from the rest; together at most all of them.
             generator: Source of randomness.
         """
-        negatives = min(negatives, strong.shape[1] - 1)
-        images = torch.randint(
-            len(labels), (max(1, count // (1 + negatives)),), generator=generator
-        )
+        classes = strong.shape[1]
+        hard = min(hard, classes - 1)
+        wrong = min(hard + chance, classes - 1)
+        images = torch.randint(len(labels), (max(1, count // (1 + wrong)),), generator=generator)
         true = labels[images, None]
-        wrong = strong[images].scatter(1, true, -torch.inf).topk(negatives, dim=1).indices
-        return cls(images, torch.cat([true, wrong], dim=1), labels[images], strong[images])
+        ranked = strong[images].scatter(1, true, torch.inf).argsort(dim=1, descending=True)
+        rest = ranked[:, 1 + hard :]
+        drawn = torch.rand(rest.shape, generator=generator).argsort(dim=1)[:, : wrong - hard]
+        chosen = torch.cat([ranked[:, : 1 + hard], rest.gather(1, drawn)], dim=1)
+        return cls(images, chosen, labels[images], strong[images])
 
     def loss(self, scores: Tensor, competing: Tensor, form: Form) -> Tensor:
         """Return what is minimised.
@@ -56,7 +70,7 @@ class Pairs:
         GradSplitter's: cross-entropy of sigmoids, which cannot go to 0 (method.md section 4).
 
         Args:
-            scores: float[k, 1 + negatives], the modules' own-class scores.
+            scores: float[k, 1 + wrong], the modules' own-class scores.
             competing: The same after each class's scale and bias, for the forms that compete.
             form: See above; ``"both"`` is the sum of the first two.
         """

@@ -3,16 +3,18 @@
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Generator
 
+from cnnsplitter.search.base import MaskedScorer
 from cnnsplitter.search.gradient_budget import Target
 from cnnsplitter.search.gradient_gates import Gate
-from cnnsplitter.search.gradient_pairs import Form
+from cnnsplitter.search.gradient_pairs import Form, Pairs
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class GradientSettings(BaseModel):
-    """Settings of `GradientSearch`; the defaults were chosen by measurement.
+    """Settings of `GradientSearch`; the defaults were chosen on search images, not on test images.
 
     Attributes:
         keep: Share of the whole network's cost that every class module may keep.
@@ -23,12 +25,12 @@ class GradientSettings(BaseModel):
             gates cool down.
         cooling: Rounds after which the rate is halved, again and again, once the share is reached.
         pairs: Pairs of an image and a class module in a step.
-        negatives: Wrong classes that accompany an image's true class: those that the strong model
+        hard: Wrong classes that accompany an image's true class, those that the strong model
             finds likeliest.
+        chance: Wrong classes drawn from the rest to accompany it, too.
         form: What the scores of pairs should be; see `Pairs.loss`.
         scaled: Whether scores compete after a scale and a bias that are learned for each class.
             The class modules themselves stay without.
-        common: Whether logits have a part that all classes share and learn together.
         gate: See `open_gates`.
         rate: Learning rate of the logits behind the gates.
         start: Where the logits start: ``"taylor"``, the mean square of the first-order effect on
@@ -50,16 +52,27 @@ class GradientSettings(BaseModel):
     anneal: int = Field(default=16, ge=0)
     cooling: Positive = 1
     pairs: int = Field(default=64, ge=1)
-    negatives: int = Field(default=3, ge=0)
-    form: Form = "match"
+    hard: int = Field(default=3, ge=0)
+    chance: int = Field(default=0, ge=0)
+    form: Form = "both"
     scaled: bool = False
-    common: bool = False
     gate: Gate = "sigmoid"
-    rate: Positive = 0.05
+    rate: Positive = 0.025
     start: Literal["taylor", "importance", "random"] = "taylor"
-    start_pairs: int = Field(default=640, ge=1)
+    start_pairs: int = Field(default=1280, ge=1)
     best: Literal["accuracy", "last"] = "accuracy"
     patience: int = Field(default=0, ge=0)
+
+    def draw(self, masked: MaskedScorer, generator: Generator) -> Pairs:
+        """Draw the pairs of a step."""
+        return Pairs.draw(
+            masked.labels,
+            masked.logits,
+            self.pairs,
+            hard=self.hard,
+            chance=self.chance,
+            generator=generator,
+        )
 
     @classmethod
     def paper(cls, keep: float = 0.5) -> Self:
@@ -73,7 +86,7 @@ class GradientSettings(BaseModel):
         return cls(
             keep=keep,
             form="sigmoid",
-            negatives=10**6,
+            hard=10**6,
             start="random",
             gate="straight-through",
             anneal=0,

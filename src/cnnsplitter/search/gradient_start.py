@@ -5,7 +5,6 @@ from torch import Generator, Tensor
 
 from cnnsplitter.search.base import MaskedScorer, SearchProblem
 from cnnsplitter.search.gradient_budget import Budget
-from cnnsplitter.search.gradient_pairs import Pairs
 from cnnsplitter.search.gradient_settings import GradientSettings
 
 _TINY = 1e-12
@@ -45,9 +44,7 @@ def taylor(
     squares = torch.zeros(shape, dtype=torch.float64)
     counts = torch.zeros(shape[0], dtype=torch.float64)
     for _ in range(-(-settings.start_pairs // settings.pairs)):
-        pairs = Pairs.draw(
-            masked.labels, masked.logits, settings.pairs, settings.negatives, generator
-        )
+        pairs = settings.draw(masked, generator)
         owner = pairs.classes.flatten()
         images = pairs.images.repeat_interleave(pairs.classes.shape[1])
         with torch.enable_grad():

@@ -21,7 +21,7 @@ class Adam:
     """Parameters that follow a gradient (Kingma and Ba, Adam, algorithm 1).
 
     Attributes:
-        values: float32[classes + 1, units + 2], see `gradient_learned`.
+        values: float32[classes, units + 2], see `gradient_learned`.
         mean: Running mean of the gradient.
         square: Running mean of its square.
         steps: int64[], steps taken.
