@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,9 +31,12 @@ def candidates(scorer: CutScorer, count: int = 21) -> tuple[Tensor, Tensor]:
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
     ray = pytest.importorskip("ray", reason="needs the extra ray")
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield ray
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patched:
+        # Actors import what the tests put into their data.
+        patched.setenv("PYTHONPATH", os.pathsep.join(place for place in sys.path if place))
+        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+        yield ray
+        ray.shutdown()
 
 
 def test_a_cluster_that_does_not_answer_is_named() -> None:

@@ -27,9 +27,10 @@ from strategies import randomise
 pytest.importorskip("onnx", reason="exports need the extra onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="exports need the extra onnx")
 
+# Ranges that the scores of the networks below lie in: beyond them outputs hardly change.
 RULES: dict[str, Calibration] = {
-    "bird": RangeCalibration("min-max", -0.5, 1.5, clip=False),
-    "cat": RangeCalibration("percentile", -0.25, 0.75, clip=True),
+    "bird": RangeCalibration("min-max", -3.0, 1.5, clip=False),
+    "cat": RangeCalibration("percentile", -1.0, 6.0, clip=True),
     "dog": RangeCalibration("outlier", -1.0, 2.0, clip=False),
     "ship": NormalCalibration("z-score", 0.25, 1.5),
 }
