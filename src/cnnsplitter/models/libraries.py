@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cnnsplitter.errors import SettingsError, require_known
+from cnnsplitter.extras import require_extra
 from cnnsplitter.models.references import Scalar
 
 _LARGEST = 4096
@@ -86,10 +87,9 @@ def _is_small(value: Scalar) -> bool:
 def _torchvision(
     name: str, classes: int, channels: int, arguments: Mapping[str, Scalar]
 ) -> nn.Module:
-    try:
-        from torchvision import models
-    except (ImportError, RuntimeError, OSError) as error:
-        raise SettingsError(_missing("torchvision", error)) from error
+    require_extra("torchvision", "torchvision")
+    from torchvision import models
+
     require_known("torchvision model", name, models.list_models(module=models))
     if channels != 3:
         raise SettingsError(f"torchvision:{name} takes images of 3 channels, not {channels}")
@@ -101,10 +101,9 @@ def _torchvision(
 
 
 def _timm(name: str, classes: int, channels: int, arguments: Mapping[str, Scalar]) -> nn.Module:
-    try:
-        import timm
-    except (ImportError, RuntimeError, OSError) as error:
-        raise SettingsError(_missing("timm", error)) from error
+    require_extra("timm", "timm")
+    import timm
+
     require_known("timm model", name, timm.list_models())
     options: dict[str, Any] = {"num_classes": classes, "in_chans": channels, **arguments}
     build = timm.create_model
@@ -120,11 +119,6 @@ def _call(name: str, build: Callable[[], nn.Module], arguments: Mapping[str, Sca
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SettingsError(f"model {name!r} cannot be built with {given}: {reason}") from error
-
-
-def _missing(library: str, error: Exception) -> str:
-    reason = str(error).splitlines()[0]
-    return f"{library} cannot be imported ({reason}); pip install 'cnnsplitter[{library}]'"
 
 
 _BUILDERS: Mapping[str, Callable[[str, int, int, Mapping[str, Scalar]], nn.Module]] = (
