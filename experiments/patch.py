@@ -15,16 +15,16 @@ from typing import Annotated
 import torch
 import typer
 
-from cnnsplitter.baselines import random_modules
 from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet, Splits, load_data
 from cnnsplitter.data.images import class_ranks
 from cnnsplitter.errors import CnnSplitterError
+from cnnsplitter.patches.baselines import random_modules
 from cnnsplitter.pipeline import Run
 from cnnsplitter.recipes import DataSettings, ModelSettings, PatchSettings, Recipe, load_recipe
 from cnnsplitter.results import Row, write_results
-from cnnsplitter.storage import load_as
+from cnnsplitter.storage.saving import load_as
 from cnnsplitter.terminal import Terminal
 from cnnsplitter.training import Training
 from experiments.patch_cases import Case

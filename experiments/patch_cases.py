@@ -6,17 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cnnsplitter.baselines import fine_tune, linear_layer, retrain_last_layer
 from cnnsplitter.calibration import LearnedCalibration
 from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
-from cnnsplitter.combining import Observations, opened, outputs_of
 from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import Splits
 from cnnsplitter.evaluation import Evaluation, classify, count
-from cnnsplitter.fitting import Fitting, fit
-from cnnsplitter.guard import verdicts_of
-from cnnsplitter.patching import observe
+from cnnsplitter.patches.baselines import fine_tune, linear_layer, retrain_last_layer
+from cnnsplitter.patches.combining import Observations, opened, outputs_of
+from cnnsplitter.patches.fitting import Fitting, fit
+from cnnsplitter.patches.guard import verdicts_of
+from cnnsplitter.patches.patching import observe
 from cnnsplitter.results import Row
 
 Value = str | int | float | bool | None

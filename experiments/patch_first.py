@@ -15,11 +15,11 @@ from cnnsplitter.classifier import Classifier
 from cnnsplitter.errors import CnnSplitterError, StorageError
 from cnnsplitter.evaluation import compare
 from cnnsplitter.models import build_model
-from cnnsplitter.patching import patch
+from cnnsplitter.patches.patching import patch
 from cnnsplitter.pipeline import Run
 from cnnsplitter.recipes import load_recipe
 from cnnsplitter.results import Row, read_json, write_results
-from cnnsplitter.storage import save
+from cnnsplitter.storage.saving import save
 from cnnsplitter.terminal import Terminal
 from cnnsplitter.weights import load_weights
 

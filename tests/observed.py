@@ -2,7 +2,7 @@
 
 import torch
 
-from cnnsplitter.combining import Layout, Observations
+from cnnsplitter.patches.combining import Layout, Observations
 
 NAMES = ("bird", "cat", "dog", "ship")
 

@@ -12,7 +12,7 @@ import cnnsplitter
 from cnnsplitter import cli
 from cnnsplitter.errors import CnnSplitterError
 from cnnsplitter.progress import Step
-from cnnsplitter.storage import load
+from cnnsplitter.storage.saving import load
 from cnnsplitter.terminal import Terminal
 from shop import call, succeed, write_npz
 
@@ -28,7 +28,7 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def load(path: Path, *, build: object) -> None:
         raise error
 
-    monkeypatch.setattr("cnnsplitter.storage.load", load)
+    monkeypatch.setattr("cnnsplitter.storage.saving.load", load)
 
 
 class TestHelp:

@@ -11,7 +11,7 @@ from cnnsplitter.class_modules import ClassModule, compose
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.cost import Cost, measure_cost
 from cnnsplitter.models import build_model
-from cnnsplitter.patching import Patch, PatchedModel
+from cnnsplitter.patches.patching import Patch, PatchedModel
 
 NAMES = ("a", "b", "c")
 SHAPE = (3, 8, 8)

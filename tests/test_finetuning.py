@@ -10,7 +10,7 @@ from cnnsplitter.finetuning import FineTuning, fine_tune
 from cnnsplitter.inference import predict
 from cnnsplitter.progress import Step
 from cnnsplitter.splitting import trace
-from cnnsplitter.subtasks import cut, restrict
+from cnnsplitter.subtasks.networks import cut, restrict
 
 DATA = toys.image_set(60)
 QUICK = FineTuning(batch_size=20)

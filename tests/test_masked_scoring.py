@@ -10,7 +10,7 @@ from cnnsplitter.cost import measure_cost
 from cnnsplitter.inference import predict
 from cnnsplitter.masked_scoring import MaskedImages, MaskedMargins
 from cnnsplitter.scoring import CutScorer
-from cnnsplitter.search.gradient_pairs import Pairs
+from cnnsplitter.search.gradient.pairs import Pairs
 from strategies import Spec, build, specs
 
 CLASSES = ("a", "b", "c", "d")

@@ -5,8 +5,8 @@ from experiments.patch import EXPERIMENTS, recipe_of
 from experiments.patch_cases import FITTINGS, Case
 from experiments.patch_table import table
 
-from cnnsplitter import baselines
 from cnnsplitter.class_modules import ClassModule
+from cnnsplitter.patches import baselines
 from cnnsplitter.training import Training
 from toys import class_module, classifier, splits
 

@@ -16,14 +16,14 @@ from cnnsplitter.class_modules import ClassModule, ComposedModel
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.errors import DataError, ModelError, SettingsError, StorageError
 from cnnsplitter.evaluation import compare, evaluate
-from cnnsplitter.patching import PatchedModel
+from cnnsplitter.patches.patching import PatchedModel
 from cnnsplitter.pipeline import Run, save_modules
 from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.recipes import Recipe, load_recipe
 from cnnsplitter.results import read_json
 from cnnsplitter.search import Generation, GeneticSearch, SearchResult
 from cnnsplitter.splitting import Split
-from cnnsplitter.storage import describe, load_as
+from cnnsplitter.storage.saving import describe, load_as
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR100 = ["apple", "baby", "bed", "bicycle", "bottle", "bridge", "camel", "clock", "rose", "bear"]

@@ -24,7 +24,7 @@ from cnnsplitter.search import (
 )
 from cnnsplitter.sensitivity import Sensitivity
 from cnnsplitter.splitting import Split, as_classifier, class_modules, limited, split, trace
-from cnnsplitter.storage import load_as, save
+from cnnsplitter.storage.saving import load_as, save
 from cnnsplitter.training import Training, train
 
 SEARCH = GeneticSearch(population=6, parents=4, elites=2, generations=3)

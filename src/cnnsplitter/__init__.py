@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.cost import Cost, measure_cost
     from cnnsplitter.data import ImageSet, Splits, SplitShares, load_data, make_splits
-    from cnnsplitter.diagnosis import diagnose
     from cnnsplitter.engines import Processes, RayCluster
     from cnnsplitter.errors import CnnSplitterError
     from cnnsplitter.evaluation import Comparison, Evaluation, compare, evaluate
     from cnnsplitter.exporting import Exported, export
     from cnnsplitter.finetuning import FineTuning, fine_tune
-    from cnnsplitter.fitting import Fitting
-    from cnnsplitter.gating import Gate
-    from cnnsplitter.guard import judge
     from cnnsplitter.hub import load_folder, pull_from_hub, push_to_hub, save_folder
     from cnnsplitter.importance import Importance, measure_importance
     from cnnsplitter.models import build_model
-    from cnnsplitter.patching import PatchedModel, patch
+    from cnnsplitter.patches.diagnosis import diagnose
+    from cnnsplitter.patches.fitting import Fitting
+    from cnnsplitter.patches.gating import Gate
+    from cnnsplitter.patches.guard import judge
+    from cnnsplitter.patches.patching import PatchedModel, patch
     from cnnsplitter.preprocessing import IMAGENET, Preprocessing
     from cnnsplitter.recalibration import recalibrate
     from cnnsplitter.search import (
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from cnnsplitter.selection import Selection
     from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
     from cnnsplitter.splitting import Split, split
-    from cnnsplitter.storage import load, save
-    from cnnsplitter.subtask_search import subtask
-    from cnnsplitter.subtasks import Subtask, restrict, unite
+    from cnnsplitter.storage.saving import load, save
+    from cnnsplitter.subtasks.networks import Subtask, restrict, unite
+    from cnnsplitter.subtasks.searching import subtask
     from cnnsplitter.surgery import extract, masked_forward
     from cnnsplitter.taylor import measure_taylor
     from cnnsplitter.training import Training, train
@@ -58,14 +58,14 @@ _HOME = {
     "Evaluation": "evaluation",
     "Exported": "exporting",
     "FineTuning": "finetuning",
-    "Fitting": "fitting",
-    "Gate": "gating",
+    "Fitting": "patches.fitting",
+    "Gate": "patches.gating",
     "GeneticSearch": "search",
     "GradientSearch": "search",
     "IMAGENET": "preprocessing",
     "ImageSet": "data",
     "Importance": "importance",
-    "PatchedModel": "patching",
+    "PatchedModel": "patches.patching",
     "Preprocessing": "preprocessing",
     "Processes": "engines",
     "RayCluster": "engines",
@@ -76,20 +76,20 @@ _HOME = {
     "Split": "splitting",
     "SplitShares": "data",
     "Splits": "data",
-    "Subtask": "subtasks",
+    "Subtask": "subtasks.networks",
     "ThresholdSearch": "search",
     "Training": "training",
     "bake": "baking",
     "build_model": "models",
     "compare": "evaluation",
     "compose": "class_modules",
-    "diagnose": "diagnosis",
+    "diagnose": "patches.diagnosis",
     "evaluate": "evaluation",
     "export": "exporting",
     "extract": "surgery",
     "fine_tune": "finetuning",
-    "judge": "guard",
-    "load": "storage",
+    "judge": "patches.guard",
+    "load": "storage.saving",
     "load_data": "data",
     "load_folder": "hub",
     "load_weights": "weights",
@@ -99,17 +99,17 @@ _HOME = {
     "measure_importance": "importance",
     "measure_sensitivity": "sensitivity",
     "measure_taylor": "taylor",
-    "patch": "patching",
+    "patch": "patches.patching",
     "pull_from_hub": "hub",
     "push_to_hub": "hub",
     "recalibrate": "recalibration",
-    "restrict": "subtasks",
-    "save": "storage",
+    "restrict": "subtasks.networks",
+    "save": "storage.saving",
     "save_folder": "hub",
     "split": "splitting",
-    "subtask": "subtask_search",
+    "subtask": "subtasks.searching",
     "train": "training",
-    "unite": "subtasks",
+    "unite": "subtasks.networks",
 }
 
 __all__ = [*_HOME, "__version__"]

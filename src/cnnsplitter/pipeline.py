@@ -18,9 +18,8 @@ from cnnsplitter.evaluation import compare, evaluate
 from cnnsplitter.importance import Importance, measure_importance
 from cnnsplitter.inference import best_device
 from cnnsplitter.models import build_model, build_with_factory
-from cnnsplitter.packing import Model
-from cnnsplitter.patch_cost import ungated
-from cnnsplitter.patching import PatchedModel, patch
+from cnnsplitter.patches.cost import ungated
+from cnnsplitter.patches.patching import PatchedModel, patch
 from cnnsplitter.progress import Progress, silent
 from cnnsplitter.recipes import TARGET, DataSettings, ModelSettings, Recipe
 from cnnsplitter.report import (
@@ -44,9 +43,10 @@ from cnnsplitter.run_folder import claim_folder, file_name
 from cnnsplitter.scoring import CutScorer
 from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
 from cnnsplitter.splitting import IMPORTANCE_IMAGES, Split, limited, split, trace
-from cnnsplitter.storage import load_as, save
+from cnnsplitter.storage.packing import Model
+from cnnsplitter.storage.saving import load_as, save
+from cnnsplitter.storage.unpacking import Builder
 from cnnsplitter.training import train
-from cnnsplitter.unpacking import Builder
 
 
 @dataclass(frozen=True)

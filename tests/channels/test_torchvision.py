@@ -18,7 +18,7 @@ from cnnsplitter.channels.masking import masked
 from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.models import build_model
-from cnnsplitter.storage import save
+from cnnsplitter.storage.saving import save
 from cnnsplitter.surgery import extract, masked_forward
 from strategies import randomise
 
@@ -84,7 +84,7 @@ import sys
 from pathlib import Path
 import numpy as np
 import torch
-from cnnsplitter.storage import load
+from cnnsplitter.storage.saving import load
 torch.set_num_threads(1)
 for path in Path(sys.argv[1]).glob("*.safetensors"):
     images = torch.from_numpy(np.load(path.with_suffix(".images.npy")))

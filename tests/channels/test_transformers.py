@@ -15,7 +15,7 @@ from cnnsplitter.data import load_data
 from cnnsplitter.errors import ModelError
 from cnnsplitter.search import GeneticSearch
 from cnnsplitter.splitting import split
-from cnnsplitter.storage import load, save
+from cnnsplitter.storage.saving import load, save
 from cnnsplitter.surgery import extract, masked_forward
 from strategies import randomise
 

@@ -12,11 +12,11 @@ from cnnsplitter.class_modules import ClassModule, ComposedModel
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet, load_data
 from cnnsplitter.evaluation import evaluate
-from cnnsplitter.gating import Gate
 from cnnsplitter.importance import Importance, measure_importance
 from cnnsplitter.inference import predict
-from cnnsplitter.patching import PatchedModel
-from cnnsplitter.storage import describe, load, load_as, save
+from cnnsplitter.patches.gating import Gate
+from cnnsplitter.patches.patching import PatchedModel
+from cnnsplitter.storage.saving import describe, load, load_as, save
 from cnnsplitter.training import Training
 from shop import CLASSES, Shop, call, succeed
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import toys
-from cnnsplitter.storage import save
+from cnnsplitter.storage.saving import save
 from shop import call, succeed
 
 pytest.importorskip("onnx", reason="exports need the extra onnx")

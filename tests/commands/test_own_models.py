@@ -10,7 +10,7 @@ import torch
 from cnnsplitter.baking import bake
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.models import build_with_factory
-from cnnsplitter.storage import describe, load_as
+from cnnsplitter.storage.saving import describe, load_as
 from shop import CLASSES, call, files_in, succeed, write_npz
 
 SOURCE = """

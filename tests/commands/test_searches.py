@@ -17,8 +17,8 @@ from cnnsplitter.evaluation import evaluate
 from cnnsplitter.finetuning import FineTuning, fine_tune
 from cnnsplitter.recalibration import recalibrate
 from cnnsplitter.search import SEARCHES, GeneticSearch, SearchProblem, SearchResult
-from cnnsplitter.storage import describe, load_as
-from cnnsplitter.subtasks import Subtask
+from cnnsplitter.storage.saving import describe, load_as
+from cnnsplitter.subtasks.networks import Subtask
 from shop import CLASSES, Shop, call, files_in, succeed
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 import toys
-from cnnsplitter import calibration, files, manifest
+from cnnsplitter import calibration, files
 from cnnsplitter.class_modules import ComposedModel
-from cnnsplitter.gating import DOUBTS, Gate
-from cnnsplitter.packing import Model
-from cnnsplitter.patching import Patch, PatchedModel
-from cnnsplitter.storage import save
-from cnnsplitter.subtasks import Subtask
+from cnnsplitter.patches.gating import DOUBTS, Gate
+from cnnsplitter.patches.patching import Patch, PatchedModel
+from cnnsplitter.storage import manifest
+from cnnsplitter.storage.packing import Model
+from cnnsplitter.storage.saving import save
+from cnnsplitter.subtasks.networks import Subtask
 from docpages import Page
 
 TEXT = Page("docs/file-format.md").text

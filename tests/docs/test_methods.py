@@ -6,7 +6,7 @@ import pytest
 from scripts.settings_tables import rewritten, settings_of
 
 from cnnsplitter.calibration import CALIBRATIONS
-from cnnsplitter.gating import DOUBTS
+from cnnsplitter.patches.gating import DOUBTS
 from docpages import Page
 
 PAGE = Page("docs/methods.md")

@@ -12,8 +12,8 @@ from PIL import Image
 
 import toys
 from cnnsplitter.calibration import RangeCalibration
-from cnnsplitter.patching import Patch, PatchedModel
-from cnnsplitter.storage import save
+from cnnsplitter.patches.patching import Patch, PatchedModel
+from cnnsplitter.storage.saving import save
 from shop import succeed
 
 pytest.importorskip("onnx", reason="exports need the extra onnx")

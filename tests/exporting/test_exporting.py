@@ -20,8 +20,8 @@ from cnnsplitter.classifier import Classifier
 from cnnsplitter.errors import CnnSplitterError, ModelError, SettingsError, StorageError
 from cnnsplitter.exporting import TOLERANCE, InputType, describe_export, export, formats
 from cnnsplitter.models.libraries import build_library_model
-from cnnsplitter.packing import Model
-from cnnsplitter.patching import Patch, PatchedModel
+from cnnsplitter.patches.patching import Patch, PatchedModel
+from cnnsplitter.storage.packing import Model
 from strategies import randomise
 
 pytest.importorskip("onnx", reason="exports need the extra onnx")

@@ -27,9 +27,9 @@ from cnnsplitter.cost import measure_cost
 from cnnsplitter.errors import HubError, SettingsError, StorageError
 from cnnsplitter.hub import load_folder, pull_from_hub, push_to_hub, save_folder
 from cnnsplitter.hub.card import model_card
-from cnnsplitter.packing import Model
-from cnnsplitter.patching import Patch, PatchedModel
-from cnnsplitter.storage import describe, load, save
+from cnnsplitter.patches.patching import Patch, PatchedModel
+from cnnsplitter.storage.packing import Model
+from cnnsplitter.storage.saving import describe, load, save
 from shop import call, succeed
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="the hub needs the extra hub")

@@ -9,7 +9,7 @@ import torch
 from cnnsplitter.classifier import Architecture, Classifier
 from cnnsplitter.errors import SettingsError
 from cnnsplitter.models import build_from, build_model
-from cnnsplitter.storage import load, save
+from cnnsplitter.storage.saving import load, save
 
 pytest.importorskip("torchvision", reason="networks of torchvision")
 ALEXNET = "torchvision:squeezenet1_1"

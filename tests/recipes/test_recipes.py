@@ -7,7 +7,7 @@ import pytest
 
 from cnnsplitter.data import SplitShares, parse_source
 from cnnsplitter.errors import SettingsError
-from cnnsplitter.fitting import Fitting
+from cnnsplitter.patches.fitting import Fitting
 from cnnsplitter.preprocessing import Preprocessing
 from cnnsplitter.recipes import (
     TARGET,

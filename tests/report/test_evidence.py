@@ -15,7 +15,7 @@ from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.evaluation import compare
 from cnnsplitter.inference import predict
-from cnnsplitter.patching import PatchedModel, patch
+from cnnsplitter.patches.patching import PatchedModel, patch
 from cnnsplitter.report import Evidence, gather_evidence
 from cnnsplitter.report.evidence import BINS, png_of
 

@@ -26,9 +26,9 @@ from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
     from cnnsplitter.class_modules import ClassModule
-    from cnnsplitter.diagnosis import ClassFinding
-    from cnnsplitter.guard import Verdict
-    from cnnsplitter.unpacking import Builder
+    from cnnsplitter.patches.diagnosis import ClassFinding
+    from cnnsplitter.patches.guard import Verdict
+    from cnnsplitter.storage.unpacking import Builder
 
 
 def diagnose(
@@ -57,8 +57,8 @@ def diagnose(
     Class modules are tried on calibration images, each by a fit that has not seen it.
     """
     from cnnsplitter.classifier import Classifier
-    from cnnsplitter.diagnosis import diagnose as examine
-    from cnnsplitter.diagnosis import try_modules
+    from cnnsplitter.patches.diagnosis import diagnose as examine
+    from cnnsplitter.patches.diagnosis import try_modules
 
     terminal = Terminal(json, quiet)
     build = builder(context)
@@ -89,7 +89,7 @@ def _load_folder(
     """Load all class modules of a folder, by their classes; say why other files are left out."""
     from cnnsplitter.class_modules import ClassModule
     from cnnsplitter.errors import StorageError
-    from cnnsplitter.storage import describe
+    from cnnsplitter.storage.saving import describe
 
     found: dict[str, ClassModule] = {}
     files: dict[str, Path] = {}

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from cnnsplitter.class_modules import ComposedModel
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.evaluation import Comparison
-    from cnnsplitter.patching import PatchedModel
-    from cnnsplitter.unpacking import Builder
+    from cnnsplitter.patches.patching import PatchedModel
+    from cnnsplitter.storage.unpacking import Builder
 
 
 def evaluate(
@@ -96,7 +96,7 @@ def _load_whole(path: Path, build: "Builder | None") -> "Classifier | ComposedMo
 
     from cnnsplitter.class_modules import ComposedModel
     from cnnsplitter.classifier import Classifier
-    from cnnsplitter.patching import PatchedModel
+    from cnnsplitter.patches.patching import PatchedModel
 
     model = load_model(nn.Module, path, build)
     if not isinstance(model, Classifier | ComposedModel | PatchedModel):
@@ -107,7 +107,7 @@ def _load_whole(path: Path, build: "Builder | None") -> "Classifier | ComposedMo
 def _with_classes_of(after: "nn.Module", before: "nn.Module") -> "nn.Module":
     """Return ``before``, with probability 0 for classes that the patches of ``after`` add."""
     from cnnsplitter.classifier import Classifier
-    from cnnsplitter.patching import PatchedModel
+    from cnnsplitter.patches.patching import PatchedModel
 
     if not isinstance(before, Classifier) or not isinstance(after, PatchedModel):
         return before
@@ -135,7 +135,7 @@ def inspect(
 ) -> None:
     """Show what a file holds: classes, networks, selections, calibrations, how it was made."""
     from cnnsplitter.exporting import is_export
-    from cnnsplitter.storage import describe, load
+    from cnnsplitter.storage.saving import describe, load
 
     terminal = Terminal(json)
     if is_export(file):

@@ -46,7 +46,7 @@ def export(
     """
     require_free(out, force)
     from cnnsplitter.exporting import export as write
-    from cnnsplitter.storage import load
+    from cnnsplitter.storage.saving import load
 
     terminal = Terminal(json)
     made = write(

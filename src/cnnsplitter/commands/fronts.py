@@ -69,7 +69,7 @@ def _shares(options: Mapping[str, Any]) -> list[float]:
 def _finished(context: typer.Context, folder: Path, search: "AnySearch") -> dict[str, Any] | None:
     """Return the result that the same command had in a folder before it was stopped."""
     from cnnsplitter.results import read_json
-    from cnnsplitter.storage import describe
+    from cnnsplitter.storage.saving import describe
 
     options, path = context.params, folder / "split.json"
     if options["force"] or not path.exists():

@@ -37,7 +37,7 @@ def bundle(
     """Write a model and its card to a folder in the hub's layout, to read before it is pushed."""
     require_folder(out)
     from cnnsplitter.hub import save_folder
-    from cnnsplitter.storage import describe, load
+    from cnnsplitter.storage.saving import describe, load
 
     terminal = Terminal(json)
     details = describe(model)["details"]

@@ -224,7 +224,7 @@ def _finish(
 ) -> None:
     """Save a new model; evaluate and show it if there are images."""
     from cnnsplitter.evaluation import evaluate
-    from cnnsplitter.storage import save
+    from cnnsplitter.storage.saving import save
 
     result: dict[str, Any] = {"file": str(out)}
     if images is not None:

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from cnnsplitter.data import Splits
     from cnnsplitter.events import Muted
-    from cnnsplitter.packing import Model
     from cnnsplitter.progress import Progress
     from cnnsplitter.splitting import Unknown
-    from cnnsplitter.unpacking import Builder
+    from cnnsplitter.storage.packing import Model
+    from cnnsplitter.storage.unpacking import Builder
 
 M = TypeVar("M", bound="nn.Module")
 _TABLES = {"train": ("training",), "split": ("genetic", "gradient", "importance", "random")}
@@ -167,7 +167,7 @@ Settings = Annotated[
 def load_model(kind: type[M], path: Path, build: "Builder | None" = None) -> M:
     """Load a model that must be of ``kind``, to the device where it runs fastest."""
     from cnnsplitter.inference import best_device
-    from cnnsplitter.storage import load_as
+    from cnnsplitter.storage.saving import load_as
 
     return load_as(kind, path, build=build).to(best_device())
 

@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.data import Splits
     from cnnsplitter.evaluation import Comparison
-    from cnnsplitter.fitting import Fitting
-    from cnnsplitter.patch_cost import PatchCost
-    from cnnsplitter.patching import PatchedModel
-    from cnnsplitter.unpacking import Builder
+    from cnnsplitter.patches.cost import PatchCost
+    from cnnsplitter.patches.fitting import Fitting
+    from cnnsplitter.patches.patching import PatchedModel
+    from cnnsplitter.storage.unpacking import Builder
 
 
 Calibration = Annotated[
@@ -128,8 +128,8 @@ def patch(
     """
     require_free(out, force)
     from cnnsplitter.classifier import Classifier
-    from cnnsplitter.fitting import Fitting
-    from cnnsplitter.storage import save
+    from cnnsplitter.patches.fitting import Fitting
+    from cnnsplitter.storage.saving import save
 
     terminal = Terminal(json, quiet)
     build = builder(context)
@@ -183,7 +183,7 @@ def _guarded(
     terminal: Terminal,
 ) -> dict[str, dict[str, Any]]:
     """Judge the patches, tell the verdicts, and return them with whether each is kept."""
-    from cnnsplitter.guard import judge
+    from cnnsplitter.patches.guard import judge
 
     require_test_images(images)
     with terminal:
@@ -224,9 +224,9 @@ def _attach(
     latency: bool,
 ) -> _Attached:
     from cnnsplitter.evaluation import compare
-    from cnnsplitter.patch_cost import measure_patch_cost
-    from cnnsplitter.patching import known_classes
-    from cnnsplitter.patching import patch as attach
+    from cnnsplitter.patches.cost import measure_patch_cost
+    from cnnsplitter.patches.patching import known_classes
+    from cnnsplitter.patches.patching import patch as attach
 
     # The class that a patch left out would have added is no class of the result.
     images = images.relabel(known_classes(model, modules, images.classes))

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from cnnsplitter.class_modules import ClassModule
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.data import Splits
-    from cnnsplitter.fitting import Fitting
-    from cnnsplitter.patching import PatchedModel
+    from cnnsplitter.patches.fitting import Fitting
+    from cnnsplitter.patches.patching import PatchedModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +51,8 @@ class Rivals:
     def _models(
         self, weak: "Classifier", patched: "PatchedModel", images: "Splits", fitting: "Fitting"
     ) -> "Iterator[tuple[str, nn.Module]]":
-        from cnnsplitter import baselines
-        from cnnsplitter.patching import patch
+        from cnnsplitter.patches import baselines
+        from cnnsplitter.patches.patching import patch
 
         yield "patch", patched
         modules = {part.target: part.module for part in patched.patches}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.search import SearchResult
     from cnnsplitter.search.registry import AnySearch
-    from cnnsplitter.unpacking import Builder
+    from cnnsplitter.storage.unpacking import Builder
 
 _OPTIONS = ("population", "generations", "size_weight", "patience", "keep", "tries")
 
@@ -56,7 +56,7 @@ def read_start(
 
     from cnnsplitter.class_modules import ClassModule
     from cnnsplitter.search import SearchResult
-    from cnnsplitter.storage import load_as
+    from cnnsplitter.storage.saving import load_as
 
     modules = [
         load_as(ClassModule, path, build=build) for path in sorted(folder.glob("*.safetensors"))

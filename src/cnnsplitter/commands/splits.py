@@ -326,7 +326,7 @@ def compose(
     from cnnsplitter.class_modules import ClassModule
     from cnnsplitter.class_modules import compose as put_together
     from cnnsplitter.evaluation import evaluate
-    from cnnsplitter.storage import save
+    from cnnsplitter.storage.saving import save
 
     terminal = Terminal(json, quiet)
     build = builder(context)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.data import Splits
     from cnnsplitter.splitting import Split
-    from cnnsplitter.subtask_search import FoundSubtask, Row
-    from cnnsplitter.subtasks import Subtask
+    from cnnsplitter.subtasks.networks import Subtask
+    from cnnsplitter.subtasks.searching import FoundSubtask, Row
 
 _CHECKPOINTS = ("subtask.checkpoint", "class-modules.checkpoint")
 
@@ -41,7 +41,7 @@ def split_subtask(context: typer.Context) -> None:
     file = options["out"] / "subtask.safetensors"
     require_free(file, options["force"])
     from cnnsplitter.classifier import Classifier
-    from cnnsplitter.subtasks import restrict
+    from cnnsplitter.subtasks.networks import restrict
 
     ways = _ways(context)
     terminal = Terminal(options["json"], options["quiet"])
@@ -89,7 +89,7 @@ def _searched(
 ) -> "tuple[FoundSubtask, Split | None]":
     """Search the sub-task, and class modules of the same classes unless they are not wanted."""
     from cnnsplitter.splitting import split
-    from cnnsplitter.subtask_search import subtask
+    from cnnsplitter.subtasks.searching import subtask
 
     one, several = (context.params["out"] / name for name in _CHECKPOINTS)
     found = subtask(strong, images.classes, images, checkpoint=one, **ways)
@@ -106,7 +106,7 @@ def _save(
     stages: Stages,
     known: dict[str, Any],
 ) -> None:
-    from cnnsplitter.storage import save
+    from cnnsplitter.storage.saving import save
 
     options = context.params
     kept = details(

@@ -71,8 +71,8 @@ def costs_of(
 ) -> dict[str, "Cost"]:
     """Measure what each model costs; of gated patches the most that one image can cost."""
     from cnnsplitter.cost import measure_cost
-    from cnnsplitter.patch_cost import ungated
-    from cnnsplitter.patching import PatchedModel
+    from cnnsplitter.patches.cost import ungated
+    from cnnsplitter.patches.patching import PatchedModel
 
     return {
         name: measure_cost(

@@ -6,8 +6,8 @@ from typing import Any, Literal
 from cnnsplitter import __version__
 from cnnsplitter.class_modules import ClassModule, ComposedModel
 from cnnsplitter.classifier import Classifier
-from cnnsplitter.packing import Model, pack
-from cnnsplitter.patching import PatchedModel
+from cnnsplitter.patches.patching import PatchedModel
+from cnnsplitter.storage.packing import Model, pack
 
 InputType = Literal["uint8", "float32"]
 KEY = "cnnsplitter"

@@ -8,7 +8,7 @@ from torch.export import Dim, ExportedProgram
 
 from cnnsplitter.errors import ModelError
 from cnnsplitter.exporting.facts import BATCH, InputType
-from cnnsplitter.packing import Model
+from cnnsplitter.storage.packing import Model
 
 
 def frozen_copy(model: Model) -> Model:

@@ -14,7 +14,7 @@ from cnnsplitter.exporting.formats import Format, Run, format_of
 from cnnsplitter.exporting.program import frozen_copy, random_images, trace_program
 from cnnsplitter.extras import require_extra
 from cnnsplitter.files import replacing
-from cnnsplitter.packing import Model
+from cnnsplitter.storage.packing import Model
 
 TOLERANCE = 1e-4
 """Largest difference allowed between file and model, as a share of the largest score."""

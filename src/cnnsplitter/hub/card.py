@@ -9,9 +9,9 @@ from typing import Any
 from cnnsplitter.class_modules import ClassModule, ComposedModel
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.cost import measure_cost
-from cnnsplitter.packing import Model
-from cnnsplitter.patch_cost import ungated
-from cnnsplitter.patching import PatchedModel
+from cnnsplitter.patches.cost import ungated
+from cnnsplitter.patches.patching import PatchedModel
+from cnnsplitter.storage.packing import Model
 
 _USE = """\
 ```bash

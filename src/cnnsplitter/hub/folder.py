@@ -8,10 +8,10 @@ from typing import Any
 from cnnsplitter import __version__
 from cnnsplitter.errors import StorageError
 from cnnsplitter.hub.card import model_card
-from cnnsplitter.packing import Model
 from cnnsplitter.results import write_json
-from cnnsplitter.storage import describe, load, save
-from cnnsplitter.unpacking import Builder
+from cnnsplitter.storage.packing import Model
+from cnnsplitter.storage.saving import describe, load, save
+from cnnsplitter.storage.unpacking import Builder
 
 MODEL, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 

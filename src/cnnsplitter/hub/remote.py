@@ -13,8 +13,8 @@ from cnnsplitter.errors import HubError, SettingsError, StorageError
 from cnnsplitter.extras import require_extra
 from cnnsplitter.files import replacing
 from cnnsplitter.hub.folder import CARD, CONFIG, MODEL, save_folder
-from cnnsplitter.storage import describe, load
-from cnnsplitter.unpacking import Builder
+from cnnsplitter.storage.saving import describe, load
+from cnnsplitter.storage.unpacking import Builder
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

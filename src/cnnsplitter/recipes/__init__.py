@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from cnnsplitter.data import SplitShares
 from cnnsplitter.errors import SettingsError, require_known
-from cnnsplitter.fitting import Fitting
 from cnnsplitter.models import Scalar, require_reference, require_scalars
+from cnnsplitter.patches.fitting import Fitting
 from cnnsplitter.preprocessing import Preprocessing
 from cnnsplitter.search import GeneticSearch
 from cnnsplitter.sensitivity import RATIOS

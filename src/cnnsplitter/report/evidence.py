@@ -13,7 +13,7 @@ from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
 from cnnsplitter.evaluation import Comparison, compare
 from cnnsplitter.inference import predict
-from cnnsplitter.patching import PatchedModel
+from cnnsplitter.patches.patching import PatchedModel
 
 BINS = 10
 FLIPS = 24

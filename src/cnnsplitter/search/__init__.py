@@ -11,7 +11,7 @@ from cnnsplitter.search.base import (
     UnitMap,
 )
 from cnnsplitter.search.genetic import GeneticSearch
-from cnnsplitter.search.gradient import GradientSearch
+from cnnsplitter.search.gradient.searching import GradientSearch
 from cnnsplitter.search.presets import StartRatios
 from cnnsplitter.search.random_search import RandomSearch
 from cnnsplitter.search.registry import SEARCHES, make_search

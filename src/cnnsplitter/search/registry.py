@@ -6,7 +6,7 @@ from typing import Any
 
 from cnnsplitter.errors import SettingsError, require_known
 from cnnsplitter.search.genetic import GeneticSearch
-from cnnsplitter.search.gradient import GradientSearch
+from cnnsplitter.search.gradient.searching import GradientSearch
 from cnnsplitter.search.random_search import RandomSearch
 from cnnsplitter.search.thresholding import ThresholdSearch
 from cnnsplitter.settings import parse_settings

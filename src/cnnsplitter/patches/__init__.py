@@ -1,0 +1,1 @@
+"""Patches: class modules attached to a weak model, calibrated, judged, gated and compared."""

@@ -1,0 +1,153 @@
+"""Fit everything that a patch needs on calibration images, and predict images held out from it."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cnnsplitter.calibration import (
+    CALIBRATIONS,
+    METHODS,
+    Calibration,
+    LearnedCalibration,
+    fit_calibration,
+)
+from cnnsplitter.data.images import class_ranks
+from cnnsplitter.errors import DataError, SettingsError, require_known
+from cnnsplitter.patches.combining import RULES, Joint, Observations, outputs_of
+from cnnsplitter.patches.gate_choice import choose_gates
+from cnnsplitter.patches.likelihood import fit_isotonic, fit_learned
+from cnnsplitter.patches.operating_point import OBJECTIVES, best_shift
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How patches are fitted.
+
+    Attributes:
+        calibration: One of ``CALIBRATIONS``; ``"learned"`` is fitted by maximum likelihood.
+        rule: One of ``RULES``; None for ``"replace"``, the paper's, with the paper's calibrations,
+            and ``"renormalise"`` with all others.
+        objective: One of ``OBJECTIVES``: what the bias of a learned calibration is set for after
+            the fit.
+        floor: The accuracy on the other classes may change by no less than this (a share, so that
+            -0.01 allows a loss of one point) on the calibration images. It bounds the bias of
+            learned calibrations; others have none, so that for them only ``guard`` asks for it.
+        gate: Share of the gain in F1 that a gate must keep on the calibration images; None for
+            patches that are always run.
+    """
+
+    calibration: str = "learned"
+    rule: str | None = None
+    objective: str = "likelihood"
+    floor: float = 0.0
+    gate: float | None = None
+
+    def __post_init__(self) -> None:
+        require_known("calibration", self.calibration, CALIBRATIONS)
+        require_known("rule", self.joint_rule, RULES)
+        require_known("objective", self.objective, OBJECTIVES)
+        if self.objective != "likelihood" and not self.is_learned:
+            raise SettingsError(
+                f"calibration {self.calibration!r} has no bias to set for {self.objective!r}; "
+                "use calibration 'learned'"
+            )
+        if not -1 <= self.floor <= 1:
+            raise SettingsError(f"floor must lie between -1 and 1, not {self.floor}")
+        if self.gate is not None and not 0 < self.gate <= 1:
+            raise SettingsError(f"gate must be a share above 0 and up to 1, not {self.gate}")
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether the calibration has a bias to set."""
+        return self.calibration in ("learned", "temperature")
+
+    @property
+    def joint_rule(self) -> str:
+        """The rule, where None is filled in."""
+        return self.rule or ("replace" if self.calibration in METHODS else "renormalise")
+
+
+def fit(fitting: Fitting, seen: Observations) -> Joint:
+    """Fit calibrations, then biases for the objective, then gates.
+
+    The order of the patches does not matter.
+
+    Raises:
+        DataError: A patched class without an image, or scores that cannot be calibrated.
+    """
+    patches = range(len(seen.layout.patched))
+    gates = (None,) * len(patches)
+    joint = Joint(_calibrations(fitting, seen), gates, fitting.joint_rule)
+    by_column = sorted(patches, key=seen.layout.patched.__getitem__)
+    if fitting.is_learned:
+        for patch in by_column:
+            shift = best_shift(fitting.objective, fitting.floor, joint, seen, patch)
+            joint = _shifted(joint, patch, shift)
+    if fitting.gate is None:
+        return joint
+    return replace(joint, gates=choose_gates(joint, seen, fitting.gate))
+
+
+def folds_of(labels: Tensor, folds: int = FOLDS, seed: int = 0) -> Tensor:
+    """Return the fold int64[n] of every image; each class is spread over all folds."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    return class_ranks(labels, order) % folds
+
+
+def held_out_outputs(fitting: Fitting, seen: Observations, folds: int = FOLDS) -> Tensor:
+    """Return the outputs float64[n, N] for every image by a fit that has not seen it.
+
+    Raises:
+        DataError: A patched class with fewer than two images, or three for the paper's
+            calibrations, which need two of them for a range.
+    """
+    fold = folds_of(seen.labels, folds)
+    least, word = (3, "three") if fitting.calibration in METHODS else (2, "two")
+    for column in seen.layout.patched:
+        if int((seen.labels == column).sum()) < least:
+            raise DataError(
+                f"class {seen.layout.classes[column]!r} has fewer than {word} calibration images, "
+                f"so that calibration {fitting.calibration!r} can hold none out; add some"
+            )
+    outputs = torch.empty(len(seen), seen.layout.size, dtype=torch.float64)
+    for k in range(folds):
+        here = fold == k
+        if here.any():
+            joint = fit(fitting, seen.take(~here))
+            outputs[here] = outputs_of(joint, seen.take(here)).double()
+    return outputs
+
+
+def _calibrations(fitting: Fitting, seen: Observations) -> tuple[Calibration, ...]:
+    patches = range(len(seen.layout.patched))
+    if fitting.is_learned and RULES[fitting.joint_rule].together:
+        return fit_learned(fitting.calibration, seen)
+    if fitting.is_learned:
+        alone = (fit_learned(fitting.calibration, seen.only([patch])) for patch in patches)
+        return tuple(calibration for (calibration,) in alone)
+    if fitting.calibration == "isotonic":
+        return tuple(fit_isotonic(seen, patch) for patch in patches)
+    return tuple(_named_rule(fitting, seen, patch) for patch in patches)
+
+
+def _named_rule(fitting: Fitting, seen: Observations, patch: int) -> Calibration:
+    column = seen.layout.patched[patch]
+    # As published, the paper's rule does not clip; other rules need shares.
+    clip = fitting.joint_rule != "replace"
+    try:
+        return fit_calibration(
+            fitting.calibration, seen.scores[:, patch], seen.labels == column, clip=clip
+        )
+    except DataError as error:
+        raise DataError(f"class {seen.layout.classes[column]!r}: {error}") from error
+
+
+def _shifted(joint: Joint, patch: int, shift: float) -> Joint:
+    calibrations = list(joint.calibrations)
+    old = calibrations[patch]
+    if isinstance(old, LearnedCalibration):
+        calibrations[patch] = replace(old, bias=old.bias + shift)
+    return replace(joint, calibrations=tuple(calibrations))

@@ -1,0 +1,1 @@
+"""The gradient search: gates on units, trained for all classes at once."""

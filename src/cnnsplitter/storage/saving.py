@@ -1,0 +1,88 @@
+"""Save and load models: one safetensors file with a JSON manifest in its header, never a pickle."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from cnnsplitter.errors import CnnSplitterError, StorageError
+from cnnsplitter.files import read_tensors, write_tensors
+from cnnsplitter.storage.manifest import AnyFile
+from cnnsplitter.storage.packing import Model, Tensors, pack
+from cnnsplitter.storage.unpacking import Builder, unpack
+
+M = TypeVar("M")
+
+
+def save(
+    model: Model,
+    path: str | Path,
+    *,
+    details: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write ``model`` to one file, whole or not at all.
+
+    Args:
+        model: A classifier, class module, composed or patched model.
+        path: The file, usually ``*.safetensors``.
+        details: JSON values to keep with it: seed, settings, metrics.
+        overwrite: Whether an existing file may be replaced.
+
+    Raises:
+        StorageError: The file exists, cannot be written, or is given something it cannot hold.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise StorageError(f"{path}: exists already; choose another name or allow to overwrite it")
+    try:
+        kept = json.loads(json.dumps(dict(details or {}), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise StorageError(f"{path}: details must be JSON values ({error})") from error
+    manifest, tensors = pack(model, kept)
+    write_tensors(path, tensors, manifest.model_dump(mode="json"))
+
+
+def load(path: str | Path, *, build: Builder | None = None) -> Model:
+    """Read what ``save`` wrote; the model gives the same outputs as the one that was saved.
+
+    Args:
+        path: The file.
+        build: Builds the full network of a part, for networks that are not this package's.
+
+    Raises:
+        StorageError: The file is missing, damaged, foreign, too new, or needs ``build``.
+    """
+    path = Path(path)
+    tensors, manifest = _read(path)
+    try:
+        return unpack(manifest, tensors, build)
+    except CnnSplitterError as error:
+        raise StorageError(f"{path}: {error}") from error
+
+
+def load_as(kind: type[M], path: str | Path, *, build: Builder | None = None) -> M:
+    """Read a file that must hold a model of one kind, such as ``ClassModule``."""
+    model = load(path, build=build)
+    if not isinstance(model, kind):
+        raise StorageError(f"{path}: holds a {type(model).__name__}, not a {kind.__name__}")
+    return model
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """Return the manifest of a file as JSON values, its details included."""
+    return _read(Path(path))[1].model_dump(mode="json")
+
+
+def _read(path: Path) -> tuple[Tensors, AnyFile]:
+    tensors, manifest = read_tensors(path)
+    try:
+        # As JSON text, because only there strict checks take a list for a tuple.
+        text = json.dumps(manifest)
+        return tensors, TypeAdapter(AnyFile).validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "kind"
+        raise StorageError(f"{path}: its manifest is wrong at {place!r}: {first['msg']}") from error
