@@ -4,20 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from cnnsplitter.channels.flow import Flow, frozen_ids, neutral_ids
+from cnnsplitter.channels.graph import Node, Stored
 
 Result = Tensor | list[Tensor]
 """Ids of what an operator gives: one tensor, or several."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A parameter or buffer of the network as an argument of an operator."""
-
-    name: str
-    tensor: Tensor
 
 
 @dataclass(frozen=True)
@@ -27,18 +20,21 @@ class Call:
     Attributes:
         flow: What the walk has found so far; handlers add to it.
         model: The analysed copy of the network.
-        node: The graph node.
-        module: Path of the innermost module that makes the call.
+        node: The call in the graph.
         entry: Ids of the tensor that entered this module, None if the module is the network.
         args: The arguments by the operator's schema; tensors as ids or as :class:`Stored`.
     """
 
     flow: Flow
     model: nn.Module
-    node: fx.Node
-    module: str
+    node: Node
     entry: Tensor | None
     args: dict[str, Any]
+
+    @property
+    def module(self) -> str:
+        """Path of the innermost module that makes the call."""
+        return self.node.module
 
     @property
     def owner(self) -> nn.Module:
@@ -48,13 +44,19 @@ class Call:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the result."""
-        return tuple(self.node.meta["val"].shape)
+        return self.shapes[0]
 
-    def input_shape(self, position: int = 0) -> tuple[int, ...]:
-        """Shape of a tensor argument."""
-        argument = self.node.args[position]
-        assert isinstance(argument, fx.Node)
-        return tuple(argument.meta["val"].shape)
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of all results."""
+        result = self.node.result or []
+        return [value.shape for value in (result if isinstance(result, list) else [result])]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the first argument."""
+        argument = next(iter(self.node.arguments.values()))
+        return tuple(argument.shape)
 
     def ids(self, name: str | None = None) -> Tensor:
         """Ids of a tensor argument, by default of the first.
@@ -103,10 +105,8 @@ class Call:
 
     def frozen_result(self) -> Result:
         """Return frozen ids for the result, or a list of them where the operator gives several."""
-        value = self.node.meta["val"]
-        if isinstance(value, list | tuple):
-            return [frozen_ids(part.ndim) for part in value]
-        return frozen_ids(value.ndim)
+        ids = [frozen_ids(len(shape)) for shape in self.shapes]
+        return ids if isinstance(self.node.result, list) else ids[0]
 
     def _stored_ids(self, stored: Stored) -> Tensor:
         shape = stored.tensor.shape

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cnnsplitter.channels.calls import Call, Result, Stored, handles
+from cnnsplitter.channels.calls import Call, Result, handles
 from cnnsplitter.channels.flow import FROZEN, neutral_ids, varies
+from cnnsplitter.channels.graph import Stored
 
 
 # What PyTorch does not tag as pointwise; all else that acts on single elements is found by its tag.

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from cnnsplitter.channels.calls import Call, Result, Stored, handles
+from cnnsplitter.channels.calls import Call, Result, handles
 from cnnsplitter.channels.flow import along
+from cnnsplitter.channels.graph import Stored
 
 COMPUTED = "the weights are computed from others; cnnsplitter.bake(model) makes them plain"
 
@@ -12,7 +13,7 @@ COMPUTED = "the weights are computed from others; cnnsplitter.bake(model) makes 
 @handles("conv1d", "conv2d", "conv3d")
 def convolution(call: Call) -> Result:
     """Make fresh ids for the kernels; note the ids that are read (method.md: kernel, unit)."""
-    channels = along(call.ids("input"), 1, call.input_shape()[1])
+    channels = along(call.ids("input"), 1, call.input_shape[1])
     layer = call.own_layer(nn.modules.conv._ConvNd)
     if channels is None:
         return call.freeze_inputs("a convolution runs along the channels")
@@ -84,7 +85,7 @@ def note_groups(call: Call, representatives: Tensor) -> None:
 @handles("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def transposed_convolution(call: Call) -> Result:
     """Make fresh ids for the kernels, which lie on the weight's second axis."""
-    channels = along(call.ids("input"), 1, call.input_shape()[1])
+    channels = along(call.ids("input"), 1, call.input_shape[1])
     layer = call.own_layer(nn.modules.conv._ConvNd)
     weight = call.args["weight"]
     if channels is None or layer is None or call.args["groups"] != 1:
@@ -103,7 +104,7 @@ def transposed_convolution(call: Call) -> Result:
 def linear(call: Call) -> Result:
     """Make fresh ids for the rows; note the ids that are read."""
     weight = call.args["weight"]
-    features = along(call.ids("input"), -1, call.input_shape()[-1])
+    features = along(call.ids("input"), -1, call.input_shape[-1])
     layer = call.own_layer(nn.Linear)
     if not isinstance(weight, Stored):
         return call.freeze_inputs(COMPUTED)
@@ -129,7 +130,7 @@ def record_rows(call: Call, rows: Tensor) -> None:
 def channel_norm(call: Call) -> Result:
     """Keep the ids: statistics, weight and bias are per channel."""
     ids = call.ids("input")
-    channels = along(ids, 1, call.input_shape()[1])
+    channels = along(ids, 1, call.input_shape[1])
     if channels is None:
         return call.freeze_inputs("the channels of a norm vary over space")
     record_rows(call, channels)
@@ -143,7 +144,7 @@ def channel_norm(call: Call) -> Result:
 def group_norm(call: Call) -> Result:
     """Tie the channels of each group, so that whole groups are kept or dropped."""
     ids, groups = call.ids("input"), call.args["num_groups"]
-    channels = along(ids, 1, call.input_shape()[1])
+    channels = along(ids, 1, call.input_shape[1])
     if channels is None or call.own_layer(nn.GroupNorm) is None or groups == 1:
         return call.freeze_inputs("a norm over all channels")
     by_group = channels.reshape(groups, -1)
@@ -157,7 +158,7 @@ def group_norm(call: Call) -> Result:
 def layer_norm(call: Call) -> Result:
     """Keep the ids of a norm over the channels; masks use the statistics of kept channels."""
     ids, sizes = call.ids("input"), tuple(call.args["normalized_shape"])
-    channels = along(ids, -1, call.input_shape()[-1])
+    channels = along(ids, -1, call.input_shape[-1])
     entry = call.entry if call.entry is not None else ids
     axes = [axis for axis, size in enumerate(entry.shape) if size > 1]
     known = isinstance(call.owner, nn.LayerNorm) and call.owner.normalized_shape == sizes

@@ -1,7 +1,6 @@
 """How channel ids pass operators that join tensors or take parts of them."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +13,7 @@ from cnnsplitter.channels.flow import compress, varies
 def concatenate(call: Call) -> Result:
     """Lay the ids one behind the other."""
     axis = call.args["dim"] % len(call.shape)
-    nodes: Any = call.node.args[0]
-    sizes = [node.meta["val"].shape[axis] for node in nodes]
+    sizes = [part.shape[axis] for part in call.node.arguments["tensors"]]
     return _joined([call.as_ids(part) for part in call.args["tensors"]], sizes, axis)
 
 
@@ -47,7 +45,7 @@ def cut_out(call: Call) -> Result:
     ids, axis = call.ids(), call.args["dim"]
     if not varies(ids, [axis]):
         return ids
-    size = call.input_shape()[axis]
+    size = call.input_shape[axis]
     start, stop, step = slice(call.args["start"], call.args["end"]).indices(size)
     bounds = [bound for bound in (start, stop) if 0 < bound < size]
     healed = [call.heal(bound, ids.narrow(axis, 0, bound).flatten()) for bound in bounds]
@@ -91,7 +89,7 @@ def unbind(call: Call) -> Result:
     ids, axis = call.ids(), call.args["dim"]
     if varies(ids, [axis]):
         return call.freeze_inputs("channels are chosen by number")
-    return [ids.squeeze(axis) for _ in call.node.meta["val"]]
+    return [ids.squeeze(axis) for _ in call.shapes]
 
 
 @handles("chunk", "split", "split_with_sizes")
@@ -99,7 +97,7 @@ def parts(call: Call) -> Result:
     """Part the ids; equal parts stay equal, others need their sizes as attributes."""
     ids = call.ids()
     axis = call.args["dim"] % ids.ndim
-    sizes = tuple(part.shape[axis] for part in call.node.meta["val"])
+    sizes = tuple(shape[axis] for shape in call.shapes)
     if not varies(ids, [axis]):
         return [ids for _ in sizes]
     if varies(ids, _others(ids, axis)):

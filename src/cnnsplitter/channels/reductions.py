@@ -66,8 +66,7 @@ def product(call: Call) -> Result:
 )
 def mixing(call: Call) -> Result:
     """Freeze: these mix channels, or name them by number."""
-    name = call.node.target._schema.name.removeprefix("aten::")  # type: ignore[union-attr]
-    return call.freeze_inputs(f"{name} mixes channels or names them by number")
+    return call.freeze_inputs(f"{call.node.name} mixes channels or names them by number")
 
 
 def _as_list(value: int | Sequence[int]) -> list[int]:

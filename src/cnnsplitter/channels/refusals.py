@@ -1,6 +1,7 @@
 """Why a network cannot be traced: what its author wrote where, and what to do."""
 
 import inspect
+import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,15 +11,28 @@ from typing import Any
 import torch
 from torch import nn
 
+from cnnsplitter.channels.shadow import DataNeededError
 from cnnsplitter.errors import ModelError, UnsupportedModelError
 
-_OTHERS = (
-    str(Path(torch.__file__).parent),
-    str(Path(__file__).parents[1]),
-    sysconfig.get_path("stdlib"),
-    "<",
-)
+_OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
 """Beginnings of the names of files that the network's author did not write."""
+_STANDARD = sysconfig.get_path("stdlib")
+_LIBRARIES = sysconfig.get_path("purelib")
+
+
+def author_line() -> str:
+    """Return the file and line of the author's code that is running."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not _is_of_author(frame):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "source unknown"
+
+
+def _is_of_author(frame: FrameType) -> bool:
+    name = frame.f_code.co_filename
+    return not name.startswith(_OTHERS) and (
+        name.startswith(_LIBRARIES) or not name.startswith(_STANDARD)
+    )
 
 
 def require_one_input(model: nn.Module) -> None:
@@ -46,7 +60,7 @@ _POSITIONAL_OR_NAMED = (
 def refusal(shadow: nn.Module, shape: tuple[int, ...], error: Exception) -> ModelError:
     """Return the typed error for an ``error`` of the trace of ``shadow``."""
     name, place = type(shadow).__name__, _place(shadow, error)
-    if "DataDependent" in type(error).__name__ or "_local_scalar_dense" in str(error):
+    if isinstance(error, DataNeededError):
         return UnsupportedModelError(
             f"{name} cannot be traced: its control flow depends on data{place}; "
             "decide by shapes only, or use torch.where"
@@ -57,7 +71,7 @@ def refusal(shadow: nn.Module, shape: tuple[int, ...], error: Exception) -> Mode
 
 def _place(shadow: nn.Module, error: Exception) -> str:
     """Return the innermost line of the author's code that the error passed, and its module."""
-    frames = [f for f in _frames(error) if not f[0].f_code.co_filename.startswith(_OTHERS)]
+    frames = [f for f in _frames(error) if _is_of_author(f[0])]
     if not frames:
         return ""
     frame, line = frames[-1]

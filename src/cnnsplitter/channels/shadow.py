@@ -1,13 +1,58 @@
 """Networks with shapes but no numbers."""
 
 import copy
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from cnnsplitter.errors import ModelError, UnsupportedModelError
+
+_DECIDING = ("aten::item", "aten::is_nonzero", "aten::_local_scalar_dense", "aten::equal")
+
+
+class DataNeededError(RuntimeError):
+    """A network asks for a number where there are only shapes."""
+
+
+class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Runs operators on tensors without data (meta device), for the shapes of their results.
+
+    It sees operators as the network calls them, not what PyTorch makes of them, if it runs inside
+    ``torch.inference_mode``.
+    """
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        operator: Any = func
+        given = (args, kwargs or {})
+        tensors = [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
+        empty = [tensor.is_meta for tensor in tensors]
+        if any(empty) and operator.name() in _DECIDING:
+            raise DataNeededError(f"{operator.name()} needs data")
+        if any(empty) and not all(empty):  # a constant that the network made on the processor
+            given = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), given)
+        args, keywords = given
+        if operator is torch.ops.aten.batch_norm.default and not args[5]:
+            return _normed(*args[:5])
+        return operator(*args, **keywords)
+
+
+def _normed(x: Tensor, *per_channel: Tensor | None) -> Tensor:
+    """Return the empty result of a batch norm, for which PyTorch itself takes 100 times longer."""
+    for tensor in per_channel:
+        if tensor is not None and len(tensor) != x.shape[1]:
+            raise RuntimeError(f"a norm of {len(tensor)} channels gets {x.shape[1]}")
+    return torch.empty_like(x)
 
 
 def without_data(model: nn.Module) -> nn.Module:
@@ -34,7 +79,6 @@ def without_data(model: nn.Module) -> nn.Module:
         ) from error
 
 
-@torch.no_grad()
 def run_shapes(model: nn.Module, shape: tuple[int, ...]) -> Any:
     """Run a network on an image batch of ``shape`` for the shapes alone; no number is computed.
 
@@ -44,4 +88,6 @@ def run_shapes(model: nn.Module, shape: tuple[int, ...]) -> Any:
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     empty = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
     dtype = next(model.parameters()).dtype
-    return functional_call(model, empty, (torch.empty(shape, dtype=dtype, device="meta"),))
+    image = torch.empty(shape, dtype=dtype, device="meta")
+    with torch.inference_mode(), ShapeMode():  # type: ignore[no-untyped-call]
+        return functional_call(model, empty, (image,))

@@ -18,7 +18,7 @@ def reshape(call: Call) -> Result:
     must fill the new shape, so the ids are tied along the shorter axis.
     """
     before = call.ids()
-    full = before.expand(call.input_shape()).reshape(call.shape)
+    full = before.expand(call.input_shape).reshape(call.shape)
     ids = compress(full)
     axes = [axis for axis, size in enumerate(ids.shape) if size > 1]
     if len(axes) == 2 and sum(size > 1 for size in before.shape) == 1:
@@ -68,7 +68,7 @@ def move(call: Call) -> Result:
 @handles("pixel_shuffle")
 def pixel_shuffle(call: Call) -> Result:
     """Tie the channels that become one channel's pixels."""
-    channels, new = call.input_shape()[1], call.shape[1]
+    channels, new = call.input_shape[1], call.shape[1]
     ids = call.ids()
     if varies(ids, range(2, ids.ndim)):
         return call.freeze_inputs("channels vary over space where pixels are shuffled")
@@ -83,7 +83,7 @@ def pixel_unshuffle(call: Call) -> Result:
     ids = call.ids()
     if varies(ids, range(2, ids.ndim)):
         return call.freeze_inputs("channels vary over space where pixels are shuffled")
-    channels = ids.flatten().expand(call.input_shape()[1])
+    channels = ids.flatten().expand(call.input_shape[1])
     return channels.repeat_interleave(call.shape[1] // len(channels)).view(1, -1, 1, 1)
 
 
@@ -91,7 +91,7 @@ def pixel_unshuffle(call: Call) -> Result:
 def channel_shuffle(call: Call) -> Result:
     """Tie the channels at one position of all groups, and shuffle the ids."""
     ids, groups = call.ids(), call.args["groups"]
-    channels = along(ids, 1, call.input_shape()[1])
+    channels = along(ids, 1, call.input_shape[1])
     if channels is None:
         return call.freeze_inputs("channels vary over space where they are shuffled")
     columns = channels.reshape(groups, -1).T

@@ -1,20 +1,19 @@
 """One walk through a network's graph: follow the channel ids, number the units."""
 
-import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 # These register handlers.
 from cnnsplitter.channels import elementwise, layers, parts, reductions, shapes  # noqa: F401
 from cnnsplitter.channels.calls import HANDLERS, Call, Handler
-from cnnsplitter.channels.flow import FROZEN, Flow, frozen_ids
-from cnnsplitter.channels.graph import MODULE, Graph
+from cnnsplitter.channels.flow import FROZEN, Flow, frozen_ids, neutral_ids
+from cnnsplitter.channels.graph import Graph, Node, Value
 from cnnsplitter.errors import UnsupportedModelError
 
 
@@ -36,17 +35,12 @@ def walk(
             ``freeze_unknown``.
     """
     state = _Walk(graph, freeze_unknown, frozen_modules)
+    state.values[graph.image] = frozen_ids(len(graph.image.shape))
+    state.values |= {constant: neutral_ids(len(constant.shape)) for constant in graph.constants}
     for node in graph.nodes:
-        if node.op in ("placeholder", "get_attr"):
-            state.values[node] = graph.stored.get(node.name, frozen_ids(graph.image.ndim))
-        elif node.target is operator.getitem:
-            whole, index = node.args
-            state.values[node] = state.values[whole][index]  # type: ignore[index]
-        elif node.op == "call_function":
-            state.values[node] = state.call(node)
-        elif node.op == "output":
-            for result in node.all_input_nodes:
-                state.freeze(state.values[result], "output of the network", "")
+        state.run(node)
+    for output in graph.outputs:
+        state.freeze(state.values[output], "output of the network", "")
     return state.flow
 
 
@@ -56,26 +50,29 @@ class _Walk:
     freeze_unknown: bool
     frozen_modules: Mapping[str, str]
     flow: Flow = field(default_factory=Flow)
-    values: dict[fx.Node, Any] = field(default_factory=dict)
+    values: dict[Value, Tensor] = field(default_factory=dict)
     entries: dict[str, Tensor] = field(default_factory=dict)
 
-    def call(self, node: fx.Node) -> Any:
-        """Return the ids of a call's result."""
-        if node.meta.get("val") is None:
-            return None
-        module = node.meta[MODULE]
-        arguments = self._arguments(node)
+    def run(self, node: Node) -> None:
+        """Note the ids of what a call gives."""
+        if isinstance(node.result, list):
+            self.values.update(zip(node.result, self._call(node), strict=True))
+        elif node.result is not None:
+            self.values[node.result] = self._call(node)
+
+    def _call(self, node: Node) -> Any:
+        arguments = tree_map_only(Value, self.values.__getitem__, dict(node.arguments))
         first = next((a for a in arguments.values() if isinstance(a, Tensor)), None)
         if first is not None:
-            self.entries.setdefault(module, first)
-        call = Call(self.flow, self.graph.shadow, node, module, self.entries.get(module), arguments)
+            self.entries.setdefault(node.module, first)
+        call = Call(self.flow, self.graph.shadow, node, self.entries.get(node.module), arguments)
         handler = _handler_for(node)
         if handler is None:
             return self._unknown(call)
         result = handler(call)
         for path, reason in self.frozen_modules.items():
-            if module == path or module.startswith(f"{path}."):
-                self.freeze([*arguments.values(), result], reason, module)
+            if node.module == path or node.module.startswith(f"{path}."):
+                self.freeze([*arguments.values(), result], reason, node.module)
         return result
 
     def freeze(self, value: Any, reason: str, module: str) -> None:
@@ -85,26 +82,14 @@ class _Walk:
                 self.flow.freeze(part, reason, module)
 
     def _unknown(self, call: Call) -> Any:
-        name = f"operator {call.node.target}"
+        name = f"operator {call.node.operator}"
         if self.freeze_unknown:
-            return call.freeze_inputs(f"{name} ({self.graph.source_line(call.node)}) is unknown")
+            return call.freeze_inputs(f"{name} ({call.node.line}) is unknown")
         place = f"module {call.module!r}" if call.module else "the network's own forward"
         raise UnsupportedModelError(
-            f"{name} in {place} ({self.graph.source_line(call.node)}) is unknown; "
+            f"{name} in {place} ({call.node.line}) is unknown; "
             "freeze the channels that reach it by --freeze-unknown or unknown='freeze'"
         )
-
-    def _arguments(self, node: fx.Node) -> dict[str, Any]:
-        """Name the call's arguments by the operator's schema; put what nodes carry for nodes."""
-        target: Any = node.target
-        arguments = {}
-        for position, argument in enumerate(target._schema.arguments):
-            if position < len(node.args):
-                value = node.args[position]
-            else:
-                value = node.kwargs.get(argument.name, argument.default_value)
-            arguments[argument.name] = fx.node.map_arg(value, lambda n: self.values[n])
-        return arguments
 
 
 def number_units(flow: Flow, *, linear_units: bool) -> Tensor:
@@ -134,11 +119,10 @@ def _members(component: Tensor, id_sets: Iterable[Tensor]) -> Tensor:
     return found
 
 
-def _handler_for(node: fx.Node) -> Handler | None:
+def _handler_for(node: Node) -> Handler | None:
     """Return the handler of a call, or None for an operator that is not on the white list."""
-    target: Any = node.target
     # In-place variants act like the plain ones but do not always carry their tags.
-    name = target._schema.name.removeprefix("aten::").removesuffix("_")
+    name = node.name.removesuffix("_")
     if name in HANDLERS:
         return HANDLERS[name]
-    return elementwise.pointwise if elementwise.is_pointwise(name, target.tags) else None
+    return elementwise.pointwise if elementwise.is_pointwise(name, node.operator.tags) else None

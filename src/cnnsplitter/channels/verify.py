@@ -1,8 +1,6 @@
 """Proof by trial that a channel map is right: mask, cut, run both, compare."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from cnnsplitter.channels.cutting import narrow_copy
 from cnnsplitter.channels.masking import masked
+from cnnsplitter.channels.tracking import Tracker, tracked
 from cnnsplitter.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -60,77 +59,26 @@ def _find_fault(model: nn.Module, channels: "ChannelMap", example: Tensor) -> Fa
     with masked(trial, channels, keep.to(x)):
         expected = tree_leaves(trial(x))
     narrow = narrow_copy(trial, channels, keep)
-    with _tracked(narrow) as tracker:
+    with tracked(narrow) as tracker:
         try:
             found = tree_leaves(narrow(x))
         except RUN_ERRORS:
             return Fault(tracker.innermost, "a number of channels is written into the forward")
     if all(_agree(*pair) for pair in zip(expected, found, strict=True)):
         return None
-    with masked(trial, channels, keep.to(x)), _tracked(trial, record=True) as wide:
+    with masked(trial, channels, keep.to(x)), tracked(trial, record=True) as wide:
         again = tree_leaves(trial(x))
     if not all(_agree(*pair) for pair in zip(expected, again, strict=True)):
         raise UnsupportedModelError(
             f"{type(model).__name__} gives other outputs every time, also in evaluation mode; "
             "pass training=self.training to its functional dropout"
         )
-    with _tracked(narrow, record=True) as thin:
+    with tracked(narrow, record=True) as thin:
         narrow(x)
     return Fault(_first_difference(wide, thin), "masked and cut give different values")
 
 
-class _Tracker:
-    """Knows which module is running and, on request, what went into and came out of each.
-
-    Attributes:
-        running: Paths of the modules that are running, the innermost last.
-        values: (path, tensor) in order of time; what goes in counts as the module's own, because
-            keeping its channels often mends it, and keeps less than those of the caller.
-    """
-
-    def __init__(self, *, record: bool) -> None:
-        self.running = [""]
-        self.record = record
-        self.values: list[tuple[str, Tensor]] = []
-
-    @property
-    def innermost(self) -> str:
-        return self.running[-1]
-
-    def enter(self, path: str, args: object) -> None:
-        self.running.append(path)
-        self.note(args)
-
-    def leave(self, result: object) -> None:
-        self.note(result)
-        self.running.pop()
-
-    def note(self, value: object) -> None:
-        if self.record:
-            leaves = tree_leaves(value)
-            self.values += [(self.innermost, v.clone()) for v in leaves if isinstance(v, Tensor)]
-
-
-@contextmanager
-def _tracked(net: nn.Module, *, record: bool = False) -> Iterator[_Tracker]:
-    tracker = _Tracker(record=record)
-    handles = []
-    for name, module in net.named_modules():
-        if name:
-            # First of the hooks before, last of those after: masks are a part of the module.
-            before = module.register_forward_pre_hook(
-                lambda _, args, name=name: tracker.enter(name, args), prepend=True
-            )
-            after = module.register_forward_hook(lambda _, __, result: tracker.leave(result))
-            handles += [before, after]
-    try:
-        yield tracker
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _first_difference(wide: _Tracker, thin: _Tracker) -> str:
+def _first_difference(wide: Tracker, thin: Tracker) -> str:
     pairs = zip(wide.values, thin.values, strict=False)
     return next((path for (path, a), (_, b) in pairs if not _is_part_of(b, a)), "")
 
