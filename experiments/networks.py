@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from cnnsplitter.channels import ChannelMap
-from cnnsplitter.channels.shadow import run_shapes
-from cnnsplitter.channels.verify import RUN_ERRORS
+from cnnsplitter.channels.shadow import RUN_ERRORS, run_shapes
 from cnnsplitter.errors import CnnSplitterError
 from cnnsplitter.models import build_model
 from cnnsplitter.results import Row, read_json, write_results

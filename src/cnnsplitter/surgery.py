@@ -5,8 +5,7 @@ from torch import Tensor, nn
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.cutting import narrow_copy
 from cnnsplitter.channels.masking import masked
-from cnnsplitter.channels.shadow import run_shapes
-from cnnsplitter.channels.verify import RUN_ERRORS
+from cnnsplitter.channels.shadow import RUN_ERRORS, run_shapes
 from cnnsplitter.errors import UnsupportedModelError
 from cnnsplitter.inference import eval_mode
 from cnnsplitter.selection import Selection

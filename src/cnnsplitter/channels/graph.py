@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from cnnsplitter.channels.refusals import author_line, refusal, require_one_input
-from cnnsplitter.channels.shadow import ShapeMode, without_data
+from cnnsplitter.channels.shadow import RUN_ERRORS, ShapeMode, run_shapes, without_data
 from cnnsplitter.channels.tracking import Tracker, tracked
+
+_SMALL = 96
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Graph:
     """The calls of one run on a batch of images.
 
     Attributes:
-        shadow: Copy of the network without data.
+        shadow: Copy of the network without data, in evaluation mode.
         image: Input of the run.
         constants: Tensors of the run that no operator gave.
         nodes: The calls in order.
@@ -78,6 +80,20 @@ class Graph:
     constants: tuple[Value, ...]
     nodes: tuple[Node, ...]
     outputs: tuple[Value, ...]
+
+    def small_image(self) -> tuple[int, ...]:
+        """Return a shape of images that meet the same channels as those recorded, on fewer pixels.
+
+        It is that of the recorded ones unless a smaller one leads to outputs of the same shapes.
+        """
+        whole = self.image.shape
+        small = (*whole[:2], *(min(size, _SMALL) for size in whole[2:]))
+        try:
+            outputs = tree_leaves(run_shapes(self.shadow, small))
+        except RUN_ERRORS:
+            return whole
+        shapes = {tuple(output.shape) for output in outputs if isinstance(output, Tensor)}
+        return small if shapes <= {output.shape for output in self.outputs} else whole
 
 
 def record_graph(model: nn.Module, example: Tensor) -> Graph:
@@ -113,7 +129,7 @@ def _record(shadow: nn.Module, image: Tensor) -> Graph:
         results = [leaf for leaf in tree_leaves(shadow(image)) if isinstance(leaf, Tensor)]
     outputs = [recorder.known(result) for result in results]
     return Graph(
-        shadow,
+        shadow.eval(),
         start,
         tuple(recorder.constants),
         tuple(recorder.nodes),

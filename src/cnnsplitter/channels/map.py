@@ -130,6 +130,7 @@ class ChannelMap:
         """
         frozen_modules: dict[str, str] = {}
         graph = record_graph(model, example)
+        trial = example.new_empty(graph.small_image())
         for _ in range(_MOST_REPEATS):
             flow = walk(graph, freeze_unknown=unknown == "freeze", frozen_modules=frozen_modules)
             channels = _build(flow, tuple(example.shape[1:]), linear_units=units == "all")
@@ -138,7 +139,7 @@ class ChannelMap:
                     f"{type(model).__name__} has no convolution: nothing to select; "
                     'units="all" selects the rows of hidden linear layers'
                 )
-            fault = find_fault(model, channels, example)
+            fault = find_fault(model, channels, trial)
             if fault is None:
                 return channels
             module = _not_yet(fault.module, frozen_modules)

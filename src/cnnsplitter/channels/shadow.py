@@ -14,6 +14,9 @@ from cnnsplitter.errors import ModelError, UnsupportedModelError
 
 _DECIDING = ("aten::item", "aten::is_nonzero", "aten::_local_scalar_dense", "aten::equal")
 
+RUN_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+"""What a network raises that does not fit its own shapes."""
+
 
 class DataNeededError(RuntimeError):
     """A network asks for a number where there are only shapes."""

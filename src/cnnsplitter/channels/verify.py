@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from cnnsplitter.channels.cutting import narrow_copy
 from cnnsplitter.channels.masking import masked
+from cnnsplitter.channels.shadow import RUN_ERRORS
 from cnnsplitter.channels.tracking import Tracker, tracked
 from cnnsplitter.errors import UnsupportedModelError
 
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
 
 SHARE = 0.5
 TOLERANCE = 1e-3
-RUN_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
-"""What a network raises that does not fit its own shapes."""
+DIFFERENT = "masked and cut give different values"
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,31 @@ def find_fault(model: nn.Module, channels: "ChannelMap", example: Tensor) -> Fau
     """Return where the cut network first goes wrong, None if it equals the masked one.
 
     Both forms run on random weights, because fresh ones (zero gains, equal statistics) would hide
-    a wrong path; a random half of every group of units is kept. The model is not touched.
+    a wrong path; a random half of every group of units is kept. The model is not touched. What
+    differs is tried again in double precision: deep networks without norms, and those that
+    multiply branches, grow rounding errors until the values have nothing in common.
+
+    Args:
+        model: The network.
+        channels: Its channel map.
+        example: Input float[B, C, H, W]; only shape, type and device matter.
 
     Raises:
         UnsupportedModelError: The network gives other outputs every time.
     """
     with torch.random.fork_rng(devices=[]):
-        return _find_fault(model, channels, example)
+        fault = _find_fault(model, channels, example)
+        if fault is None or fault.reason != DIFFERENT or example.dtype == torch.float64:
+            return fault
+        try:
+            return _find_fault(model, channels, example.double())
+        except RUN_ERRORS:  # the forward, or the device, knows single precision only
+            return fault
 
 
 def _find_fault(model: nn.Module, channels: "ChannelMap", example: Tensor) -> Fault | None:
     generator = torch.Generator(example.device).manual_seed(0)
-    trial = copy.deepcopy(model).eval().requires_grad_(False)
+    trial = copy.deepcopy(model).eval().requires_grad_(False).to(example.dtype)
     _randomise(trial, generator)
     x = torch.empty(2, *example.shape[1:], dtype=example.dtype, device=example.device)
     x.normal_(generator=generator)
@@ -75,7 +88,7 @@ def _find_fault(model: nn.Module, channels: "ChannelMap", example: Tensor) -> Fa
         )
     with tracked(narrow, record=True) as thin:
         narrow(x)
-    return Fault(_first_difference(wide, thin), "masked and cut give different values")
+    return Fault(_first_difference(wide, thin), DIFFERENT)
 
 
 def _first_difference(wide: Tracker, thin: Tracker) -> str:
