@@ -4,7 +4,7 @@ import errno
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from cnnsplitter import __version__
 from cnnsplitter.commands import (
@@ -19,6 +19,7 @@ from cnnsplitter.commands import (
     splits,
 )
 from cnnsplitter.errors import CnnSplitterError
+from cnnsplitter.terminal import prints_apart
 
 # The base of all errors in how a command is called; typer exports no name for it.
 _UsageError: Any = typer.BadParameter.__base__
@@ -44,6 +45,15 @@ class OneLineErrors(TyperGroup):
             raise typer.Exit(130) from None
 
 
+class ResultsAlone(TyperCommand):
+    """A command whose standard output holds its results and nothing that a user's code prints."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        with prints_apart():
+            return super().invoke(ctx)
+
+
 def _fail(text: str) -> NoReturn:
     typer.echo(f"error: {' '.join(text.split())}", err=True)
     raise typer.Exit(2)
@@ -59,6 +69,8 @@ app = typer.Typer(
 )
 for module in (runs, models, doctor, evaluations, splits, diagnoses, patches, exports, hub):
     module.register(app)
+for command in app.registered_commands:
+    command.cls = ResultsAlone
 
 
 def _show_version(wanted: bool) -> None:

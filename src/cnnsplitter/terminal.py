@@ -1,10 +1,13 @@
 """What a person sees: progress bars and tables on a terminal, plain lines or JSON elsewhere."""
 
 import json
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -23,10 +26,24 @@ from cnnsplitter.progress import Step
 
 _SECONDS_BETWEEN_LINES = 5.0
 _UNLIMITED = 10_000
+_results: ContextVar[TextIO | None] = ContextVar("results", default=None)
+
+
+@contextmanager
+def prints_apart() -> Iterator[None]:
+    """Keep standard output for results in the block: what networks print goes to standard error."""
+    token = _results.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results.reset(token)
 
 
 def plain_console(*, stderr: bool = False, **options: Any) -> Console:
     """Return a console that shows text as it is; what is not a terminal has no width."""
+    if not stderr:
+        options = {"file": _results.get(), **options}
     console = Console(stderr=stderr, markup=False, emoji=False, highlight=False, **options)
     if not console.is_terminal:
         console.width = _UNLIMITED
