@@ -51,7 +51,7 @@ LAYERS = (
     },
     {"splitting"},
     {"patches", "subtasks"},
-    {"storage", "results", "doctor", "figures"},
+    {"storage", "results", "doctor", "figures", "composition"},
     {"recipes", "run_folder", "exporting"},
     {"report"},
     {"pipeline", "hub"},

@@ -1,7 +1,7 @@
 """Whole runs at toy size, on generated images in the real file formats."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import pytest
 import scipy.io
 import torch
 
+import cnnsplitter.cost
 import cnnsplitter.data.named
+import cnnsplitter.figures
 from cnnsplitter.calibration import METHODS
 from cnnsplitter.class_modules import ClassModule, ComposedModel
 from cnnsplitter.classifier import Classifier
@@ -32,6 +34,20 @@ SETS = {"cifar10": CIFAR10, "cifar100": CIFAR100, "svhn": DIGITS}
 TRAIN, TEST = 20, 4
 GENERATION = Generation(0, 0.9, 0.5, 0.5, 0.8, 0.8, 30)
 CONFIGURATIONS = ("simcnn-cifar10", "rescnn-cifar10", "simcnn-svhn", "rescnn-svhn", "rescnn-svhn-5")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def briefly() -> Iterator[None]:
+    """Models are timed for a moment: no test looks at how long they take."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cnnsplitter.cost, "LATENCY_SECONDS", 0.01)
+        yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave figures out of reports; ``whole``, and the run on files of SVHN, draw them."""
+    monkeypatch.setattr(cnnsplitter.figures, "as_svg", lambda *figure: "<svg></svg>")
 
 
 def images_of(classes: int, each: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +72,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def toy(name: str, **changes: Any) -> Recipe:
-    sizes = {"width": 0.1, "epochs": 2, "population": 4, "generations": 2, "search_images": 20}
+    sizes = {"width": 0.06, "epochs": 2, "population": 4, "generations": 2, "search_images": 20}
     return load_recipe(name).adapted(**sizes | changes)
 
 
@@ -122,6 +138,7 @@ def check_report(report: dict[str, Any], run: Run) -> None:
     assert not list(folder.glob("*.checkpoint"))
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_published_configurations(name: str, places: dict[str, str], tmp_path: Path) -> None:
     run = Run(toy(name), tmp_path / "run", places)
@@ -172,6 +189,7 @@ def interrupt(stage: str, done: int) -> Progress:
     return progress
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("stage", "done"),
     [
@@ -213,6 +231,7 @@ def test_a_second_call_does_nothing_again(whole: Path, places: dict[str, str]) -
     assert times(whole) == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_parts_that_are_there_are_not_made_again(
     whole: Path, places: dict[str, str], tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ NAMES = {
     "patches.fitting": ("Fitting",),
     "patches.gating": ("Gate",),
     "patches.guard": ("judge",),
+    "composition": ("fit_composition",),
     "engines": ("Processes", "RayCluster"),
     "exporting": ("Exported", "export"),
     "hub": ("load_folder", "pull_from_hub", "push_to_hub", "save_folder"),

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from cnnsplitter.channels import ChannelMap
     from cnnsplitter.class_modules import ClassModule, ComposedModel, compose
     from cnnsplitter.classifier import Classifier
+    from cnnsplitter.composition import fit_composition
     from cnnsplitter.cost import Cost, measure_cost
     from cnnsplitter.data import ImageSet, Splits, SplitShares, load_data, make_splits
     from cnnsplitter.engines import Processes, RayCluster
@@ -88,6 +89,7 @@ _HOME = {
     "export": "exporting",
     "extract": "surgery",
     "fine_tune": "finetuning",
+    "fit_composition": "composition",
     "judge": "patches.guard",
     "load": "storage.saving",
     "load_data": "data",

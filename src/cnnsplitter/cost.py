@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from cnnsplitter.inference import device_of, eval_mode
 
+LATENCY_SECONDS = 0.5
+"""How long a model is timed."""
+
 
 @dataclass(frozen=True)
 class CostRatio:
@@ -103,7 +106,7 @@ def _multiply_adds(model: nn.Module, images: Tensor) -> int:
 def latency_of(model: nn.Module, images: Tensor) -> float:
     """Return the median milliseconds for one of ``images`` [B, C, H, W] when they are run at once.
 
-    It takes about half a second; the model must be in eval mode.
+    It takes ``LATENCY_SECONDS``; the model must be in eval mode.
     """
     from torch.utils.benchmark import Timer
 
@@ -112,7 +115,7 @@ def latency_of(model: nn.Module, images: Tensor) -> float:
         globals={"model": model, "images": images},
         num_threads=torch.get_num_threads(),
     )
-    return timer.blocked_autorange(min_run_time=0.5).median * 1000 / len(images)
+    return timer.blocked_autorange(min_run_time=LATENCY_SECONDS).median * 1000 / len(images)
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -136,14 +136,16 @@ def test_a_number_of_workers_that_makes_no_sense_is_refused(workers: int) -> Non
 
 
 SCRIPT = """
-import toys, torch
+import torch
+from cnnsplitter.classifier import Classifier
+from cnnsplitter.data import ImageSet
 from cnnsplitter.engines import Processes
 from cnnsplitter.scoring import CutScorer
-strong = toys.classifier("lenet5")
-channels = toys.traced(strong)
-scorer = CutScorer(strong, channels, toys.image_set(20))
-with Processes(1).spread(scorer) as spread:
-    spread(torch.arange(1), channels.full_selection().keep[None])
+# no worker comes as far as to need a channel map, which takes long to trace
+images = ImageSet.from_arrays(torch.zeros(2, 1, 1, 1), torch.arange(2), ("a", "b"))
+strong = Classifier(torch.nn.Flatten(), images.classes, (1, 1, 1))
+with Processes(1).spread(CutScorer(strong, None, images)) as spread:
+    spread(torch.zeros(1, dtype=torch.int64), torch.ones(1, 1, dtype=torch.bool))
 """
 
 

@@ -49,9 +49,8 @@ from cnnsplitter.errors import SettingsError, StorageError
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
-    from cnnsplitter.class_modules import ClassModule, ComposedModel
     from cnnsplitter.classifier import Classifier
-    from cnnsplitter.data import ImageSet, Splits
+    from cnnsplitter.data import Splits
     from cnnsplitter.search.registry import AnySearch
     from cnnsplitter.sensitivity import Sensitivity
     from cnnsplitter.splitting import Split, Unknown
@@ -306,7 +305,8 @@ def compose(
     out: Out,
     data: OptionalData = None,
     calibration: Annotated[
-        str | None, typer.Option(help="Make scores of different strong models comparable.")
+        str | None,
+        typer.Option(help="Make scores comparable: learned, or one of the paper's rules."),
     ] = None,
     size: Size = None,
     channels: Channels = None,
@@ -325,6 +325,7 @@ def compose(
         raise SettingsError("--calibration needs images; give --data")
     from cnnsplitter.class_modules import ClassModule
     from cnnsplitter.class_modules import compose as put_together
+    from cnnsplitter.composition import fit_composition
     from cnnsplitter.evaluation import evaluate
     from cnnsplitter.storage.saving import save
 
@@ -338,7 +339,8 @@ def compose(
             opened = open_fitting_data(context, terminal, {modules[0]: composed})
             images = opened.relabel(composed.classes)
             if calibration:
-                composed = _calibrated(composed, images.calibration, calibration)
+                fitted = fit_composition(composed.class_modules, images.calibration, calibration)
+                composed = put_together(composed.class_modules, fitted)
             evaluation = evaluate(composed, images.test)
         result["test"] = evaluation.to_json()
         kept["metrics"] = {"test_accuracy": evaluation.accuracy}
@@ -346,18 +348,6 @@ def compose(
     save(composed, out, details=kept, overwrite=force)
     terminal.line(f"Written to {out}: {', '.join(composed.classes)}")
     terminal.result(result)
-
-
-def _calibrated(composed: "ComposedModel", images: "ImageSet", method: str) -> "ComposedModel":
-    from cnnsplitter.class_modules import calibrate
-    from cnnsplitter.class_modules import compose as put_together
-
-    modules: tuple[ClassModule, ...] = composed.class_modules
-    fitted = {
-        module.source_class: calibrate(module, images, module.source_class, method, clip=False)
-        for module in modules
-    }
-    return put_together(modules, fitted)
 
 
 def _spread(paths: Iterable[Path]) -> list[Path]:

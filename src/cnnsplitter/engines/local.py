@@ -6,6 +6,7 @@ of all of them is lost; here each process has a pipe of its own.
 
 import multiprocessing
 import signal
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -26,13 +27,16 @@ from cnnsplitter.search import Scorer
 MOST_DEATHS = 3
 """Workers that one task may cost: more are not chance but the task, such as too little memory."""
 
+_PRELOADED = ("torch", "cnnsplitter.engines.worker")
+"""What the process that forks the workers imports once for all of them."""
+
 
 @dataclass(frozen=True)
 class Processes:
     """Runs candidates in ``workers`` processes, each on one thread.
 
-    The strong model and the images lie in memory that all workers share. Workers are started anew
-    rather than forked, so a script that uses them does so under ``if __name__ == "__main__":``.
+    The strong model and the images lie in memory that all workers share. Workers are no forks of
+    the program, so a script that uses them does so under ``if __name__ == "__main__":``.
 
     Attributes:
         workers: Number of processes, at least 1.
@@ -154,9 +158,9 @@ class _Pool:
         self.workers[self.workers.index(dead)] = self._start_one()
 
     def _start_one(self) -> _Process:
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         mine, theirs = context.Pipe()
-        process = context.Process(
+        process: BaseProcess = context.Process(
             target=serve, args=(theirs, self.scorer, self.device), daemon=True
         )
         with _shared_by_name(), _ignoring_interrupts():
@@ -168,6 +172,18 @@ class _Pool:
                 ) from error
         theirs.close()
         return _Process(process, mine)
+
+
+def _context() -> Any:
+    """Return how processes are started: on Linux by a small one that has imported PyTorch already.
+
+    That one runs no thread yet, so that its forks are safe; elsewhere system libraries are not.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(_PRELOADED))
+    return context
 
 
 @contextmanager
