@@ -17,7 +17,7 @@ from cnnsplitter.terminal import Terminal
 from shop import call, succeed, write_npz
 
 COMMANDS = (
-    *("demo", "run", "report", "train", "adopt", "doctor", "evaluate", "inspect"),
+    *("demo", "run", "report", "runs", "train", "adopt", "doctor", "evaluate", "inspect"),
     *("sensitivity", "split", "compose", "diagnose", "patch", "export", "bundle", "push", "pull"),
 )
 

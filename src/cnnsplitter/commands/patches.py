@@ -150,8 +150,7 @@ def patch(
     _require_some(kept, guard, terminal)
     with terminal:
         attached = _attach(model, kept, images, fitting, latency)
-    _save(context, attached, guard)
-    with terminal:
+        _save(context, attached, guard)
         rows = rivals.rows(model, attached.model, attached.images, fitting) if rivals else []
     _tell(attached, out, {"patched": list(kept), "guard": guard, "baselines": rows}, terminal)
 

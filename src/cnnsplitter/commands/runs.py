@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,7 @@ from cnnsplitter.terminal import Terminal
 if TYPE_CHECKING:
     from cnnsplitter.pipeline import Run
     from cnnsplitter.recipes import Recipe
+    from cnnsplitter.run_folder import FoundRun
 
 
 def demo(
@@ -167,8 +168,40 @@ def report(
     terminal.result({"file": str(out)})
 
 
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Folder that holds runs.")] = Path("runs"),
+    json: Json = False,
+) -> None:
+    """List the runs in a folder, the latest first, finished or not."""
+    from cnnsplitter.run_folder import find_runs
+
+    found, terminal = find_runs(folder), Terminal(json)
+    terminal.table(f"Runs in {folder}", [_row(run) for run in found])
+    if not found:
+        terminal.line(f"{folder}: holds no run")
+    rows = [vars(one) | {"folder": str(one.folder), "when": one.when.isoformat()} for one in found]
+    terminal.result({"runs": rows})
+
+
+def _row(run: "FoundRun") -> dict[str, Any]:
+    patches = run.figures.get("patches", {})
+    return {
+        "folder": str(run.folder),
+        "what": run.title,
+        "seed": run.seed,
+        "state": run.state,
+        "strong": run.figures.get("strong_accuracy"),
+        "composed": run.figures.get("composed_accuracy"),
+        "F1 of the patched class": ", ".join(
+            f"{name} {before:.3f} → {after:.3f}" for name, (before, after) in patches.items()
+        ),
+        "when": f"{run.when.astimezone():%Y-%m-%d %H:%M}",
+    }
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(demo)
     app.command()(run)
     app.command()(report)
+    app.command()(runs)
