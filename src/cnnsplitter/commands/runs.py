@@ -1,6 +1,7 @@
 """Whole runs: ``demo`` and ``run``."""
 
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
     from cnnsplitter.run_folder import FoundRun
 
 
+def _recipe_names() -> list[str]:
+    """Return the recipes that a shell completes, without the time that importing them takes."""
+    names = (file.name for file in files("cnnsplitter").joinpath("recipes").iterdir())
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+
+
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
     dry_run: DryRun = False,
@@ -48,7 +55,10 @@ def demo(
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a TOML file.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(help="Name of a recipe, or a TOML file.", autocompletion=_recipe_names),
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder of the run: runs/RECIPE.")] = None,
     place: Annotated[
         list[str] | None,
@@ -123,8 +133,8 @@ def _run(work: _Work, terminal: Terminal) -> None:
     from cnnsplitter.pipeline import Run
 
     with terminal:
-        progress, files = listeners(terminal, folder, work.tensorboard)
-        files.is_muted = True
+        progress, written = listeners(terminal, folder, work.tensorboard)
+        written.is_muted = True
         run = Run(work.recipe, folder, work.places, progress)
         run.check()
     if work.dry_run:
@@ -133,16 +143,16 @@ def _run(work: _Work, terminal: Terminal) -> None:
     with terminal:
         run.prepare(force=work.force)
         # nothing is written to a folder before it is known to be free
-        files.is_muted = False
+        written.is_muted = False
         if (folder / "report.json").exists():
             terminal.note(f"{folder}: already finished; --force runs it again")
         report = run.report().model_dump(mode="json")
     show_report(report, terminal)
-    written = sorted(str(path) for path in folder.rglob("*") if path.is_file())
+    paths = sorted(str(path) for path in folder.rglob("*") if path.is_file())
     terminal.line(f"\nWritten to {folder}:")
-    for path in written:
+    for path in paths:
         terminal.line(f"  {path}")
-    terminal.result({**report, "files": written})
+    terminal.result({**report, "files": paths})
 
 
 def _plan(run: "Run", terminal: Terminal) -> None:

@@ -60,6 +60,12 @@ if TYPE_CHECKING:
     from cnnsplitter.splitting import Split, Unknown
 
 SEARCHES = ("genetic", "gradient", "importance", "random")
+SearchName = Annotated[
+    str,
+    typer.Option(
+        "--search", help=f"How: {', '.join(SEARCHES)}.", autocompletion=lambda: list(SEARCHES)
+    ),
+]
 Recalibrate = Annotated[
     bool, typer.Option("--recalibrate", help="Measure the batch norms' statistics again.")
 ]
@@ -147,7 +153,7 @@ def split(
     strong: Strong,
     data: Data,
     out: OutFolder,
-    search: Annotated[str, typer.Option(help=f"How: {', '.join(SEARCHES)}.")] = "genetic",
+    search: SearchName = "genetic",
     preset: Annotated[
         str | None, typer.Option(help="A published configuration, such as simcnn-cifar10.")
     ] = None,
