@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import cnnsplitter
 from cnnsplitter import cli
@@ -17,7 +18,7 @@ from cnnsplitter.terminal import Terminal
 from shop import call, succeed, write_npz
 
 COMMANDS = (
-    *("demo", "run", "report", "train", "adopt", "doctor", "evaluate", "inspect"),
+    *("demo", "run", "report", "runs", "train", "adopt", "doctor", "evaluate", "inspect"),
     *("sensitivity", "split", "compose", "diagnose", "patch", "export", "bundle", "push", "pull"),
 )
 
@@ -93,6 +94,39 @@ class TestErrors:
         os.close(write)
         assert result.stderr == b""
         assert result.returncode != 0
+
+
+class TestCompletion:
+    @staticmethod
+    def complete(monkeypatch: pytest.MonkeyPatch, line: str) -> list[str]:
+        """Ask as bash does."""
+        monkeypatch.setenv("COMP_WORDS", line)
+        monkeypatch.setenv("COMP_CWORD", str(line.count(" ")))
+        monkeypatch.setenv("_CNNSPLITTER_COMPLETE", "complete_bash")
+        result = CliRunner().invoke(cli.app, [], prog_name="cnnsplitter")
+        assert result.exit_code == 0
+        return result.stdout.split()
+
+    @pytest.mark.parametrize(
+        ("line", "words"),
+        [
+            ("cnnsplitter sp", ["split"]),
+            ("cnnsplitter patch --dr", ["--dry-run"]),
+            ("cnnsplitter run simcnn-s", ["simcnn-svhn", "simcnn-svhn-5"]),
+            ("cnnsplitter split m --search g", ["genetic", "gradient"]),
+        ],
+    )
+    def test_commands_options_recipes_and_searches(
+        self, monkeypatch: pytest.MonkeyPatch, line: str, words: list[str]
+    ) -> None:
+        assert self.complete(monkeypatch, line) == words
+
+    def test_the_script_is_of_the_program_by_its_name(self) -> None:
+        command = [sys.executable, "-m", "cnnsplitter", "--show-completion", "bash"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if "not supported" in result.stderr:
+            pytest.skip("typer knows none of the shells above this process")
+        assert "complete -o default -F _cnnsplitter_completion cnnsplitter" in result.stdout
 
 
 class TestStop:

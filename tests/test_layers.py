@@ -55,6 +55,7 @@ LAYERS = (
     {"recipes", "run_folder", "exporting"},
     {"report"},
     {"pipeline", "hub"},
+    {"planning"},
     {"terminal"},
     {"commands"},
     {"cli"},

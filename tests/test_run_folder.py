@@ -1,3 +1,5 @@
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from cnnsplitter.errors import StorageError
 from cnnsplitter.results import read_json
-from cnnsplitter.run_folder import claim_folder, file_name
+from cnnsplitter.run_folder import claim_folder, file_name, find_runs
 
 RECIPE: dict[str, Any] = {"title": "one", "seed": 0}
 OTHER = RECIPE | {"seed": 1}
@@ -108,3 +110,47 @@ def test_known_file_names() -> None:
         "a%20b",
     ]
     assert file_name("\udc80") != file_name("?")
+
+
+class TestFindRuns:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """A finished run, one that was killed, one that has only begun, and other things."""
+        recipe = {"title": "a", "seed": 3, "patch": {}}
+        patches = [{"target": "cat", "f1_before": 0.25, "f1_after": 0.5}]
+        report = {"strong_accuracy": 0.9, "composed_accuracy": 0.8, "patches": patches}
+        last = '{"stage": "search", "done": 2, "total": 9}\n{"time": "20'
+        texts: dict[str, str] = {
+            "done/recipe.json": json.dumps(recipe),
+            "done/report.json": json.dumps(report),
+            "more/killed/recipe.json": json.dumps(recipe | {"title": "b"}),
+            "more/killed/events.jsonl": last,
+            "begun/recipe.json": json.dumps(recipe | {"title": "c"}),
+            "pie/recipe.json": '{"title": "Apple pie", "flour": 3}',
+            "broken/recipe.json": "{",
+        }
+        for number, (name, text) in enumerate(texts.items()):
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            os.utime(path, (1e9 + number, 1e9 + number))
+        for place in (tmp_path / "done", tmp_path / "more/killed", tmp_path / "begun"):
+            os.utime(place, (1e9, 1e9))
+        return tmp_path
+
+    def test_they_are_found_wherever_they_are_the_latest_first(self, folder: Path) -> None:
+        runs = find_runs(folder)
+        assert [run.title for run in runs] == ["c", "b", "a"]
+        assert [run.state for run in runs] == ["begun", "search 2/9", "finished"]
+        assert [run.when.timestamp() - 1e9 for run in runs] == [4, 3, 1]
+        assert {run.seed for run in runs} == {3}
+
+    def test_finished_ones_have_figures(self, folder: Path) -> None:
+        *_, done = find_runs(folder)
+        assert done.figures["patches"] == {"cat": (0.25, 0.5)}
+        assert done.figures["composed_accuracy"] == 0.8
+
+    def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
+        assert find_runs(tmp_path) == []
+        with pytest.raises(StorageError, match="no such folder"):
+            find_runs(tmp_path / "none")

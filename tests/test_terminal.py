@@ -91,6 +91,19 @@ class TestProgress:
         assert told == ["1/9", "7/9", "9/9"]
 
     @pytest.mark.parametrize("streams", [on_terminal, piped])
+    def test_verbose_tells_every_step_with_the_time(self, streams: Callable[..., Streams]) -> None:
+        terminal, _, err = streams()
+        terminal.verbose = True
+        with terminal:
+            for done in (1, 2, 3):
+                terminal.progress(Step("train", done, 9, {"loss": 0.5}))
+        lines = err.getvalue().splitlines()
+        assert [line.split(" ", 1)[1] for line in lines] == [
+            f"train: {done}/9  loss 0.500" for done in (1, 2, 3)
+        ]
+        assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in lines)
+
+    @pytest.mark.parametrize("streams", [on_terminal, piped])
     def test_quiet(self, streams: Callable[..., Streams]) -> None:
         terminal, out, err = streams(quiet=True)
         with terminal:

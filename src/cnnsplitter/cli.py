@@ -90,4 +90,5 @@ def _main(
 
 def main() -> None:
     """Run the command line."""
-    app()
+    # completion scripts and hints have one name for it, also after python -m cnnsplitter
+    app(prog_name="cnnsplitter")

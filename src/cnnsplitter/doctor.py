@@ -206,7 +206,9 @@ def diagnose(
     estimate = None
     if channels.unit_count:
         search = search or GeneticSearch()
-        estimate = _estimate(strong, channels, search, search_images, train_images, generator)
+        estimate = estimate_split(
+            strong, channels, search, search_images, train_images, generator=generator
+        )
     return Diagnosis(channels, obstacle, traced, extraction, tuple(checks), estimate)
 
 
@@ -230,24 +232,39 @@ def _check(
     return seconds, Check(share, kernels, error.item())
 
 
-def _estimate(
+def estimate_split(
     strong: Classifier,
     channels: ChannelMap,
     search: GeneticSearch,
     search_images: int,
     train_images: int,
+    *,
     generator: torch.Generator,
+    ratios: int = len(RATIOS),
+    patience: float = _SECONDS_PER_TIMING,
 ) -> Estimate:
+    """Time the parts that a split repeats, and add up how long it will take.
+
+    Args:
+        strong: The strong model.
+        channels: Its channel map, with at least one unit.
+        search: The genetic search.
+        search_images: How many images will score each candidate.
+        train_images: How many images importance is measured on.
+        generator: Draws the selections that are timed.
+        ratios: How many keep-ratios sensitivity is measured at.
+        patience: About the seconds that timing one network may take.
+    """
     classes = len(strong.classes)
     keep = channels.random_selection(TYPICAL_SHARE, generator=generator).keep
     cut, narrow = _timed(lambda: narrow_copy(strong.net, channels, keep))
     whole = narrow_copy(strong.net, channels, torch.ones_like(keep))
-    full_image = _seconds_per_image(whole, strong.input_shape)
-    cut_image = _seconds_per_image(narrow, strong.input_shape)
+    full_image = seconds_per_image(whole, strong.input_shape, patience)
+    cut_image = seconds_per_image(narrow, strong.input_shape, patience)
     tournament = _generation_seconds(channels, search, classes, search_images, generator)
     fresh = search.population - search.elites
     candidates = classes * (search.population + (search.generations - 1) * fresh)
-    points = classes * len(channels.groups) * len(RATIOS) if search.needs_sensitivity else 0
+    points = classes * len(channels.groups) * ratios if search.needs_sensitivity else 0
     return Estimate(
         images=search_images,
         candidates=candidates,
@@ -263,8 +280,16 @@ def _estimate(
     )
 
 
-def _seconds_per_image(net: nn.Module, shape: tuple[int, int, int]) -> float:
-    """Time a forward pass in batches as large as the time allows; the layout of ``net`` changes."""
+def seconds_per_image(
+    net: nn.Module, shape: tuple[int, int, int], patience: float = _SECONDS_PER_TIMING
+) -> float:
+    """Time a forward pass in batches as large as the time allows; the layout of ``net`` changes.
+
+    Args:
+        net: The network; it runs where its weights are.
+        shape: (C, H, W) of one image.
+        patience: Seconds that one of three timings may take.
+    """
     like, layout = next(net.parameters()), torch.channels_last
     net = net.to(memory_format=layout)
 
@@ -277,7 +302,7 @@ def _seconds_per_image(net: nn.Module, shape: tuple[int, int, int]) -> float:
         return statistics.median(times) / count
 
     first = seconds(_FEWEST_TIMED)
-    return seconds(max(_FEWEST_TIMED, min(_MOST_TIMED, int(_SECONDS_PER_TIMING / first))))
+    return seconds(max(_FEWEST_TIMED, min(_MOST_TIMED, int(patience / first))))
 
 
 def _generation_seconds(

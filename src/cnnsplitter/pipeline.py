@@ -87,11 +87,11 @@ class Run:
             ModelError: A network that does not fit its images.
         """
         strong = self.strong_data
-        self._start(self.recipe.strong, strong)
+        self.untrained(self.recipe.strong, strong)
         for target in self.recipe.patch.targets:
             require_known("target class of the strong model", target, strong.classes)
             weak = self.weak_data(target)
-            self._start(self.recipe.weak, weak)
+            self.untrained(self.recipe.weak, weak)
             require_same_shape({"strong_data": strong.input_shape, "weak_data": weak.input_shape})
 
     @cached_property
@@ -276,7 +276,7 @@ class Run:
         )
         return data.balanced(self.recipe.seed) if settings.balance else data
 
-    def _start(self, settings: ModelSettings, data: Splits) -> Classifier:
+    def untrained(self, settings: ModelSettings, data: Splits) -> Classifier:
         """Return an untrained model that is known to take the images."""
         net, architecture = build_model(
             settings.model,
@@ -298,7 +298,7 @@ class Run:
         checkpoint = path.with_suffix(".checkpoint")
         if not path.exists():
             trained = train(
-                self._start(settings, data).to(best_device()),
+                self.untrained(settings, data).to(best_device()),
                 data.train,
                 data.search if len(data.search) else None,
                 settings.training,

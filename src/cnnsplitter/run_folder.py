@@ -1,5 +1,10 @@
 """The folder of a run: whose it is, and what its files are called."""
 
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -52,6 +57,79 @@ def claim_folder(folder: Path, recipe: dict[str, Any], *, force: bool = False) -
             f"{folder}: holds a run with other settings; choose another --out, or --force"
         )
     write_json(folder / RECIPE, recipe)
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A run in its folder.
+
+    Attributes:
+        folder: The folder.
+        title: Of its recipe.
+        seed: Of its recipe.
+        state: ``"finished"``, or the last stage that it told of, such as ``"search 3/20"``.
+        when: When it last wrote something.
+        figures: Of a finished run: accuracies and, per patched class, F1 before and after.
+    """
+
+    folder: Path
+    title: str
+    seed: int
+    state: str
+    when: datetime
+    figures: Mapping[str, Any]
+
+
+def find_runs(folder: Path) -> list[FoundRun]:
+    """Return the runs in a folder and in folders inside it, the latest first.
+
+    Files that are no run's, or broken, are passed over.
+
+    Raises:
+        StorageError: The folder does not exist.
+    """
+    if not folder.is_dir():
+        raise StorageError(f"{folder}: no such folder; name the one that holds your runs")
+    found = (_found(path.parent) for path in folder.rglob(RECIPE))
+    return sorted((run for run in found if run), key=lambda run: run.when, reverse=True)
+
+
+def _found(folder: Path) -> FoundRun | None:
+    recipe = _read(folder / RECIPE)
+    if not isinstance(recipe, dict) or not {"title", "seed", "patch"} <= recipe.keys():
+        return None
+    report = _read(folder / "report.json")
+    # modules/ changes when class modules are written, the folder itself with its own files
+    seconds = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    when = datetime.fromtimestamp(seconds, UTC)
+    if not isinstance(report, dict):
+        return FoundRun(folder, recipe["title"], recipe["seed"], _last_stage(folder), when, {})
+    return FoundRun(folder, recipe["title"], recipe["seed"], "finished", when, _figures(report))
+
+
+def _last_stage(folder: Path) -> str:
+    path = folder / "events.jsonl"
+    for line in reversed(path.read_text().splitlines() if path.exists() else []):
+        with suppress(ValueError, KeyError, TypeError):  # a killed run leaves half a line
+            event = json.loads(line)
+            return f"{event['stage']} {event['done']}/{event['total']}"
+    return "begun"
+
+
+def _figures(report: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("strong_accuracy", "composed_accuracy")
+    figures = {name: report[name] for name in names if name in report}
+    rows = [row for row in report.get("patches", ()) if "f1_after" in row]
+    return figures | {
+        "patches": {row["target"]: (row["f1_before"], row["f1_after"]) for row in rows}
+    }
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except StorageError:
+        return None
 
 
 def file_name(name: str) -> str:

@@ -26,6 +26,7 @@ from cnnsplitter.progress import Step
 
 _SECONDS_BETWEEN_LINES = 5.0
 _UNLIMITED = 10_000
+_MINUTE, _HOUR = 60, 3600
 _results: ContextVar[TextIO | None] = ContextVar("results", default=None)
 
 
@@ -71,12 +72,14 @@ class Terminal:
     Attributes:
         as_json: Print one JSON object instead of tables and lines.
         quiet: Show no progress.
+        verbose: Show every step as a line with the time of day, on a terminal, too.
     """
 
     as_json: bool = False
     quiet: bool = False
     out: Console = field(default_factory=plain_console)
     err: Console = field(default_factory=lambda: plain_console(stderr=True))
+    verbose: bool = False
     _tasks: dict[str, TaskID] = field(default_factory=dict)
     _last_line: float = float("-inf")
 
@@ -94,7 +97,7 @@ class Terminal:
 
     @property
     def _shows_bars(self) -> bool:
-        return self.err.is_terminal and not self.quiet
+        return self.err.is_terminal and not self.quiet and not self.verbose
 
     def progress(self, step: Step, /) -> None:
         """Show one finished step."""
@@ -103,6 +106,9 @@ class Terminal:
         values = "  ".join(f"{_title(name)} {_short(value)}" for name, value in step.values.items())
         if self._shows_bars:
             self._show_bar(step, values)
+        elif self.verbose:
+            clock = time.strftime("%H:%M:%S")
+            self.note(f"{clock} {step.stage}: {step.done}/{step.total}  {values}".rstrip())
         elif step.done == step.total or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self.note(f"{step.stage}: {step.done}/{step.total}  {values}".rstrip())
@@ -148,6 +154,15 @@ class Terminal:
 def printable(text: str) -> str:
     """Show control characters, which a stranger's file may hold, as escapes; lines stay lines."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s"
+    if seconds < _HOUR:
+        return f"{seconds / _MINUTE:.1f} min"
+    return f"{seconds / _HOUR:.1f} h"
 
 
 def _title(name: str) -> str:

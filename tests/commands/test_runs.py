@@ -111,6 +111,19 @@ def test_runs_are_compared_in_one_page(finished: tuple[Path, Outcome], tmp_path:
     succeed("report", folder, "--out", page, "--force")
 
 
+def test_runs_are_listed(finished: tuple[Path, Outcome]) -> None:
+    folder, outcome = finished
+    (row,) = succeed("runs", folder.parent, "--json").json["runs"]
+    assert row["folder"] == str(folder)
+    assert row["figures"]["strong_accuracy"] == outcome.json["strong_accuracy"]
+    title, head, line = succeed("runs", folder.parent).out.strip().splitlines()
+    assert title == f"Runs in {folder.parent}"
+    assert head.split()[:4] == ["folder", "what", "seed", "state"]
+    assert line.split()[:4] == [str(folder), "Toy", "0", "finished"]
+    assert "cat 0." in line
+    assert "no such folder" in call("runs", folder / "none").err
+
+
 def test_a_folder_without_a_report_is_named(tmp_path: Path) -> None:
     outcome = call("report", tmp_path, "--out", tmp_path / "page.html")
     assert outcome.code == 2

@@ -50,6 +50,10 @@ NOT_RUN = MappingProxyType(
             "fine-tunes for half a minute; tests/commands/test_chain.py has the options"
         ),
         ("docs/quick-start.md", "export"): ELSEWHERE,
+        (
+            "docs/quick-start.md",
+            "--install-completion",
+        ): "writes to the settings of the shell; tests/test_cli.py completes",
         ("docs/quick-start.md", "run"): "half a minute; the recipe is read, the demo is a run",
         ("docs/quick-start.md", "report"): "needs the run; tests/report/test_page.py writes pages",
         ("docs/serve-with-onnxruntime.md", "inspect"): "tests/commands/test_exports.py does it",

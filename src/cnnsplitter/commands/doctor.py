@@ -31,14 +31,12 @@ from cnnsplitter.commands.options import (
     open_data,
 )
 from cnnsplitter.errors import SettingsError
-from cnnsplitter.terminal import Terminal
+from cnnsplitter.terminal import Terminal, duration
 
 if TYPE_CHECKING:
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.data import Splits
     from cnnsplitter.doctor import Diagnosis, Estimate
-
-_MINUTE, _HOUR = 60, 3600
 
 
 def doctor(
@@ -173,7 +171,7 @@ def _show_estimate(estimate: "Estimate", terminal: Terminal) -> None:
     }
     terminal.table(
         "Estimated time of a split on this machine",
-        [{"step": step, "time": _duration(seconds)} for step, seconds in rows.items()],
+        [{"step": step, "time": duration(seconds)} for step, seconds in rows.items()],
     )
     terminal.line(
         f"Assumed: the genetic search with {estimate.population} individuals per class for "
@@ -182,14 +180,6 @@ def _show_estimate(estimate: "Estimate", terminal: Terminal) -> None:
         f"{1000 * estimate.full_image:.2f} ms, cut {1000 * estimate.cut_image:.2f} ms, with what "
         "else this machine does now."
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < _MINUTE:
-        return f"{seconds:.1f} s"
-    if seconds < _HOUR:
-        return f"{seconds / _MINUTE:.1f} min"
-    return f"{seconds / _HOUR:.1f} h"
 
 
 def register(app: typer.Typer) -> None:

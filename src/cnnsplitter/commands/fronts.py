@@ -35,7 +35,7 @@ def split_front(
         split: Writes class modules to a folder, found by a search, and returns its figures.
     """
     options = context.params
-    shares, search, out = _shares(options), chosen_search(context), options["out"]
+    shares, search, out = chosen_shares(options), chosen_search(context), options["out"]
     if "keep" not in type(search).model_fields:
         raise SettingsError(
             f"--pareto needs a search with the option 'keep', which {options['search']!r} has "
@@ -44,7 +44,7 @@ def split_front(
     require_free(out / "pareto.json", options["force"])
     points = []
     for share in shares:
-        folder, one = out / f"keep-{share:g}", search.model_copy(update={"keep": share})
+        folder, one = folder_of(out, share), search.model_copy(update={"keep": share})
         result = _finished(context, folder, one) or split(folder, one)
         points.append({"keep": share, "folder": folder.name, **_figures(result)})
     _write(out, points)
@@ -53,7 +53,13 @@ def split_front(
     terminal.result({"points": points})
 
 
-def _shares(options: Mapping[str, Any]) -> list[float]:
+def folder_of(out: Path, share: float) -> Path:
+    """Return where the class modules of one share are written."""
+    return out / f"keep-{share:g}"
+
+
+def chosen_shares(options: Mapping[str, Any]) -> list[float]:
+    """Parse ``--pareto``."""
     text = options["pareto"]
     if options["keep"] is not None:
         raise SettingsError("--keep is one share and --pareto several; give one of the two")

@@ -32,6 +32,7 @@ from cnnsplitter.commands.options import (
     Seed,
     Settings,
     Size,
+    Verbose,
     details,
     given,
     open_data,
@@ -77,6 +78,7 @@ def train(
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train a network; run the command again to go on after a stop.
 
@@ -93,7 +95,7 @@ def train(
     from cnnsplitter.inference import best_device
     from cnnsplitter.training import train as fit
 
-    terminal = Terminal(json, quiet)
+    terminal = Terminal(json, quiet, verbose=verbose)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     with terminal:
         images = open_data(context, terminal)

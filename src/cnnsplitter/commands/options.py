@@ -42,6 +42,13 @@ OutFolder = Annotated[Path, typer.Option("--out", help="Folder that is written t
 Force = Annotated[bool, typer.Option("--force", help="Overwrite a finished result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="Tell every step as a line of its own, with its time.")
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Show what would be done, in what time; do and write nothing."),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything that is random.")]
 Size = Annotated[
     int | None, typer.Option("--size", min=4, help="Height and width, for image folders.")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from cnnsplitter.commands.evaluations import show_comparison
 from cnnsplitter.commands.options import (
     Channels,
     Data,
+    DryRun,
     Force,
     Json,
     Latency,
@@ -22,6 +23,7 @@ from cnnsplitter.commands.options import (
     Seed,
     Settings,
     Size,
+    Verbose,
     builder,
     details,
     load_model,
@@ -29,6 +31,7 @@ from cnnsplitter.commands.options import (
     require_free,
     require_test_images,
 )
+from cnnsplitter.commands.plans import show_plan
 from cnnsplitter.commands.rivals import Rivals, show_rivals
 from cnnsplitter.commands.tables import show_costs
 from cnnsplitter.errors import SettingsError
@@ -117,9 +120,11 @@ def patch(
     model_arguments: ModelArguments = None,
     seed: Seed = 0,
     settings: Settings = None,
+    dry_run: DryRun = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Attach class modules to a weak model and show what that changes on the test images.
 
@@ -129,27 +134,52 @@ def patch(
     require_free(out, force)
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.patches.fitting import Fitting
-    from cnnsplitter.storage.saving import save
 
-    terminal = Terminal(json, quiet)
-    build = builder(context)
+    terminal, build = Terminal(json, quiet, verbose=verbose), builder(context)
     fitting = Fitting(calibration, rule, objective, floor, gate)
     rivals = _rivals(baselines, strong, build, seed, terminal)
     model = load_model(Classifier, weak, build)
     parts = _load_modules(modules, build)
     with terminal:
         images = open_fitting_data(context, terminal, {weak: model})
+    if dry_run:
+        _plan(model, parts, images, out, terminal)
+        return
     guard = _guarded(model, parts, images, fitting, terminal)
     kept = {name: parts[name] for name in parts if force_patch or guard[name]["kept"]}
-    if not kept:
-        _refuse(guard, terminal)
+    _require_some(kept, guard, terminal)
     with terminal:
         attached = _attach(model, kept, images, fitting, latency)
-    made = details(seed=seed, data=data, weak=weak.name, metrics=attached.comparison.rows())
-    save(attached.model, out, details={**made, "guard": guard}, overwrite=force)
-    with terminal:
+        _save(context, attached, guard)
         rows = rivals.rows(model, attached.model, attached.images, fitting) if rivals else []
     _tell(attached, out, {"patched": list(kept), "guard": guard, "baselines": rows}, terminal)
+
+
+def _plan(
+    model: "Classifier",
+    modules: "Mapping[str, ClassModule]",
+    images: "Splits",
+    out: Path,
+    terminal: Terminal,
+) -> None:
+    from cnnsplitter.planning import plan_patch
+
+    require_test_images(images)
+    show_plan(plan_patch(model, modules, images, out), terminal)
+
+
+def _save(context: typer.Context, attached: "_Attached", guard: dict[str, Any]) -> None:
+    from cnnsplitter.storage.saving import save
+
+    options = context.params
+    made = details(
+        seed=options["seed"],
+        data=options["data"],
+        weak=options["weak"].name,
+        metrics=attached.comparison.rows(),
+    )
+    kept = {**made, "guard": guard}
+    save(attached.model, options["out"], details=kept, overwrite=options["force"])
 
 
 def _tell(attached: "_Attached", out: Path, found: dict[str, Any], terminal: Terminal) -> None:
@@ -196,7 +226,11 @@ def _guarded(
     }
 
 
-def _refuse(guard: dict[str, dict[str, Any]], terminal: Terminal) -> NoReturn:
+def _require_some(
+    kept: "Mapping[str, ClassModule]", guard: dict[str, dict[str, Any]], terminal: Terminal
+) -> None:
+    if kept:
+        return
     terminal.line("No patch is shown to help; nothing is written (--force-patch writes it).")
     terminal.result({"file": None, "patched": [], "guard": guard})
     raise typer.Exit(NO_PATCH_HELPS)

@@ -1,11 +1,14 @@
 """Whole runs: ``demo`` and ``run``."""
 
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cnnsplitter.commands.options import (
+    DryRun,
     Force,
     Generations,
     Json,
@@ -14,32 +17,48 @@ from cnnsplitter.commands.options import (
     SearchImages,
     Settings,
     ToTensorBoard,
+    Verbose,
     listeners,
     require_folder,
     require_free,
 )
+from cnnsplitter.commands.plans import show_plan
 from cnnsplitter.commands.tables import show_report
 from cnnsplitter.errors import SettingsError, require_known
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
+    from cnnsplitter.pipeline import Run
     from cnnsplitter.recipes import Recipe
+    from cnnsplitter.run_folder import FoundRun
+
+
+def _recipe_names() -> list[str]:
+    """Return the recipes that a shell completes, without the time that importing them takes."""
+    names = (file.name for file in files("cnnsplitter").joinpath("recipes").iterdir())
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
+    dry_run: DryRun = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train, split and patch on scikit-learn's digits, offline, in about a minute."""
     from cnnsplitter.recipes import load_recipe
 
-    _run(load_recipe("demo"), out, {}, force, Terminal(json, quiet))
+    work = _Work(load_recipe("demo"), out, {}, force=force, dry_run=dry_run)
+    _run(work, Terminal(json, quiet, verbose=verbose))
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a TOML file.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(help="Name of a recipe, or a TOML file.", autocompletion=_recipe_names),
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder of the run: runs/RECIPE.")] = None,
     place: Annotated[
         list[str] | None,
@@ -56,9 +75,11 @@ def run(
     tensorboard: ToTensorBoard = False,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")] = None,
     settings: Settings = None,
+    dry_run: DryRun = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Run a recipe from training to the patch report; run it again to go on where it stopped."""
     from cnnsplitter.recipes import load_recipe
@@ -73,7 +94,9 @@ def run(
         seed=seed,
     )
     folder = out or Path("runs") / Path(recipe).stem
-    _run(wanted, folder, _places(wanted, place or []), force, Terminal(json, quiet), tensorboard)
+    places = _places(wanted, place or [])
+    work = _Work(wanted, folder, places, force=force, dry_run=dry_run, tensorboard=tensorboard)
+    _run(work, Terminal(json, quiet, verbose=verbose))
 
 
 def _places(recipe: "Recipe", texts: list[str]) -> dict[str, str]:
@@ -92,34 +115,50 @@ def _places(recipe: "Recipe", texts: list[str]) -> dict[str, str]:
     return places
 
 
-def _run(
-    recipe: "Recipe",
-    folder: Path,
-    places: dict[str, str],
-    force: bool,
-    terminal: Terminal,
-    tensorboard: bool = False,
-) -> None:
+@dataclass(frozen=True)
+class _Work:
+    """What a command wants to be run, and how."""
+
+    recipe: "Recipe"
+    folder: Path
+    places: dict[str, str]
+    force: bool = False
+    dry_run: bool = False
+    tensorboard: bool = False
+
+
+def _run(work: _Work, terminal: Terminal) -> None:
+    folder = work.folder
     require_folder(folder)
     from cnnsplitter.pipeline import Run
 
     with terminal:
-        progress, files = listeners(terminal, folder, tensorboard)
-        files.is_muted = True
-        work = Run(recipe, folder, places, progress)
-        work.check()
-        work.prepare(force=force)
+        progress, written = listeners(terminal, folder, work.tensorboard)
+        written.is_muted = True
+        run = Run(work.recipe, folder, work.places, progress)
+        run.check()
+    if work.dry_run:
+        _plan(run, terminal)
+        return
+    with terminal:
+        run.prepare(force=work.force)
         # nothing is written to a folder before it is known to be free
-        files.is_muted = False
+        written.is_muted = False
         if (folder / "report.json").exists():
             terminal.note(f"{folder}: already finished; --force runs it again")
-        report = work.report().model_dump(mode="json")
+        report = run.report().model_dump(mode="json")
     show_report(report, terminal)
-    written = sorted(str(path) for path in folder.rglob("*") if path.is_file())
+    paths = sorted(str(path) for path in folder.rglob("*") if path.is_file())
     terminal.line(f"\nWritten to {folder}:")
-    for path in written:
+    for path in paths:
         terminal.line(f"  {path}")
-    terminal.result({**report, "files": written})
+    terminal.result({**report, "files": paths})
+
+
+def _plan(run: "Run", terminal: Terminal) -> None:
+    from cnnsplitter.planning import plan_run
+
+    show_plan(plan_run(run), terminal)
 
 
 def report(
@@ -139,8 +178,40 @@ def report(
     terminal.result({"file": str(out)})
 
 
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Folder that holds runs.")] = Path("runs"),
+    json: Json = False,
+) -> None:
+    """List the runs in a folder, the latest first, finished or not."""
+    from cnnsplitter.run_folder import find_runs
+
+    found, terminal = find_runs(folder), Terminal(json)
+    terminal.table(f"Runs in {folder}", [_row(run) for run in found])
+    if not found:
+        terminal.line(f"{folder}: holds no run")
+    rows = [vars(one) | {"folder": str(one.folder), "when": one.when.isoformat()} for one in found]
+    terminal.result({"runs": rows})
+
+
+def _row(run: "FoundRun") -> dict[str, Any]:
+    patches = run.figures.get("patches", {})
+    return {
+        "folder": str(run.folder),
+        "what": run.title,
+        "seed": run.seed,
+        "state": run.state,
+        "strong": run.figures.get("strong_accuracy"),
+        "composed": run.figures.get("composed_accuracy"),
+        "F1 of the patched class": ", ".join(
+            f"{name} {before:.3f} → {after:.3f}" for name, (before, after) in patches.items()
+        ),
+        "when": f"{run.when.astimezone():%Y-%m-%d %H:%M}",
+    }
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(demo)
     app.command()(run)
     app.command()(report)
+    app.command()(runs)

@@ -13,6 +13,7 @@ from cnnsplitter.commands.fronts import split_front
 from cnnsplitter.commands.options import (
     Channels,
     Data,
+    DryRun,
     EngineName,
     Force,
     FreezeUnknown,
@@ -32,6 +33,7 @@ from cnnsplitter.commands.options import (
     Settings,
     Size,
     ToTensorBoard,
+    Verbose,
     Workers,
     builder,
     details,
@@ -42,6 +44,7 @@ from cnnsplitter.commands.options import (
     require_test_images,
     unknown_operators,
 )
+from cnnsplitter.commands.plans import dry_split
 from cnnsplitter.commands.searches import chosen_search, described, read_start
 from cnnsplitter.commands.subtasks import split_subtask
 from cnnsplitter.commands.tables import show_evaluation, show_sensitivity, show_split
@@ -56,6 +59,12 @@ if TYPE_CHECKING:
     from cnnsplitter.splitting import Split, Unknown
 
 SEARCHES = ("genetic", "gradient", "importance", "random")
+SearchName = Annotated[
+    str,
+    typer.Option(
+        "--search", help=f"How: {', '.join(SEARCHES)}.", autocompletion=lambda: list(SEARCHES)
+    ),
+]
 Recalibrate = Annotated[
     bool, typer.Option("--recalibrate", help="Measure the batch norms' statistics again.")
 ]
@@ -93,13 +102,14 @@ def sensitivity(
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Measure how much accuracy each layer costs when it keeps fewer kernels."""
     require_free(out, force)
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.results import write_json
 
-    terminal = Terminal(json, quiet)
+    terminal = Terminal(json, quiet, verbose=verbose)
     model = load_model(Classifier, strong, builder(context))
     with terminal:
         images = open_fitting_data(context, terminal, {strong: model})
@@ -142,7 +152,7 @@ def split(
     strong: Strong,
     data: Data,
     out: OutFolder,
-    search: Annotated[str, typer.Option(help=f"How: {', '.join(SEARCHES)}.")] = "genetic",
+    search: SearchName = "genetic",
     preset: Annotated[
         str | None, typer.Option(help="A published configuration, such as simcnn-cifar10.")
     ] = None,
@@ -176,17 +186,21 @@ def split(
     model_arguments: ModelArguments = None,
     seed: Seed = 0,
     settings: Settings = None,
+    dry_run: DryRun = False,
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Split a strong model into class modules; run it again to go on after a stop.
 
     The settings file may have a table named after the search with what has no option, such as
     mutation in [genetic].
     """
-    terminal = Terminal(json, quiet)
-    if subtask is not None:
+    terminal = Terminal(json, quiet, verbose=verbose)
+    if dry_run:
+        dry_split(context, terminal)
+    elif subtask is not None:
         split_subtask(context)
     elif pareto is not None:
         split_front(context, terminal, partial(_split_classes, context, terminal))

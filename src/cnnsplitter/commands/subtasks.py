@@ -44,7 +44,7 @@ def split_subtask(context: typer.Context) -> None:
     from cnnsplitter.subtasks.networks import restrict
 
     ways = _ways(context)
-    terminal = Terminal(options["json"], options["quiet"])
+    terminal = Terminal(options["json"], options["quiet"], verbose=options["verbose"])
     ways["progress"], _ = listeners(terminal, options["out"], options["tensorboard"])
     strong = load_model(Classifier, options["strong"], builder(context))
     # What cannot be restricted to the classes is refused before the data is read.

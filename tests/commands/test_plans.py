@@ -1,0 +1,107 @@
+"""``--dry-run`` tells what a command would do, and does nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from cnnsplitter.search import GeneticSearch
+from cnnsplitter.search.genes import GeneMap
+from cnnsplitter.splitting import trace
+from cnnsplitter.storage.saving import load
+from shop import Outcome, Shop, call, files_in, succeed
+
+SMALL = ("--population", 4, "--generations", 2, "--search-images", 20)
+
+
+def dry(shop: Shop, command: str, *arguments: object) -> Outcome:
+    """Plan a command; nothing may be written to the shop."""
+    before = files_in(shop.folder)
+    data = () if command in ("run", "demo") else ("--data", shop / "data.npz")
+    outcome = succeed(command, *arguments, *data, "--dry-run", "--json")
+    assert files_in(shop.folder) == before
+    return outcome
+
+
+def test_a_split_is_planned_with_its_genes(shop: Shop) -> None:
+    folder = shop / "planned"
+    plan = dry(shop, "split", shop / "strong.safetensors", *SMALL, "--out", folder).json
+    assert plan["images"][0]["train"] == 168
+    strong = load(shop / "strong.safetensors")
+    channels = trace(strong)  # type: ignore[arg-type]
+    genes = GeneMap.build(channels.groups, channels.kernels_per_unit.expand(4, -1).float())
+    assert plan["genes"] == genes.gene_count
+    assert sum(layer["units"] for layer in plan["layers"]) == channels.unit_count
+    assert [step["step"] for step in plan["steps"]] == ["importance", "sensitivity", "search"]
+    search = GeneticSearch(population=4, generations=2, elites=1, parents=2)
+    candidates = 4 * (search.population + search.population - search.elites)
+    assert plan["steps"][2]["work"] == f"{candidates} candidates on 20 images"
+    assert plan["seconds"] == pytest.approx(sum(step["seconds"] for step in plan["steps"]))
+    assert plan["memory"] > 50_000_000
+    assert plan["writes"] == [str(folder)]
+
+
+def test_each_share_of_a_front_is_a_search(shop: Shop) -> None:
+    shares = ("--search", "importance", "--tries", 2, "--pareto", "0.5,0.8")
+    plan = dry(shop, "split", shop / "strong.safetensors", *shares, "--out", shop / "front").json
+    assert [Path(path).name for path in plan["writes"]] == ["keep-0.8", "keep-0.5"]
+    assert [step["step"] for step in plan["steps"]] == ["importance", "search"] * 2
+    assert plan["steps"][1]["work"].startswith("8 candidates")
+
+
+def test_measured_curves_take_no_time(shop: Shop) -> None:
+    known = ("--sensitivity", shop / "curves.json", *SMALL, "--out", shop / "planned")
+    plan = dry(shop, "split", shop / "strong.safetensors", *known).json
+    assert {step["step"]: step["seconds"] for step in plan["steps"]}["sensitivity"] == 0
+
+
+def test_the_time_of_a_gradient_search_is_not_told(shop: Shop) -> None:
+    arguments = ("--search", "gradient", "--out", shop / "planned")
+    plan = dry(shop, "split", shop / "strong.safetensors", *arguments).json
+    assert plan["steps"][-1]["seconds"] is None
+
+
+def test_a_patch_is_planned(shop: Shop) -> None:
+    module = shop / "modules" / "cat.safetensors"
+    arguments = (shop / "weak.safetensors", "--with", module, "--out", shop / "planned.safetensors")
+    plan = dry(shop, "patch", *arguments).json
+    assert [row["network"] for row in plan["networks"]] == ["weak", "class module of cat"]
+    assert plan["images"][0]["calibration"] == 36
+    assert plan["layers"] == []
+
+
+def test_a_demo_is_planned_for_people(shop: Shop) -> None:
+    outcome = succeed("demo", "--dry-run", "--out", shop / "demo")
+    lines = outcome.out.splitlines()
+    assert "90 genes, each of which switches some units of one layer." in lines
+    assert lines[-1] == f"Would write to {shop / 'demo'}. Nothing was written."
+    assert not (shop / "demo").exists()
+
+
+def test_what_a_run_has_done_is_not_planned_again(shop: Shop, tmp_path: Path) -> None:
+    first = dry(shop, "demo", "--out", tmp_path).json
+    for name in ("strong.safetensors", "sensitivity.json"):
+        (tmp_path / name).touch()
+    second = dry(shop, "demo", "--out", tmp_path).json
+    gone = {step["step"] for step in first["steps"]} - {step["step"] for step in second["steps"]}
+    assert gone == {"train strong"}
+    steps = {step["step"]: step["seconds"] for step in second["steps"]}
+    assert steps["sensitivity"] == 0
+    (tmp_path / "report.json").touch()
+    assert dry(shop, "demo", "--out", tmp_path).json["steps"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("--out", "modules"), "exists already"),
+        (("--subtask", "cat,dog", "--out", "new"), "--dry-run"),
+        (("--search", "genetik", "--out", "new"), "did you mean 'genetic'"),
+    ],
+)
+def test_mistakes_are_told(
+    shop: Shop, arguments: tuple[str, ...], error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shop.folder)
+    outcome = call("split", "strong.safetensors", "--data", "data.npz", *arguments, "--dry-run")
+    assert outcome.code == 2
+    assert error in outcome.err
