@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 Calibration = Annotated[
     str,
     typer.Option(
-        help="learned, temperature, isotonic; or the paper's: min-max, percentile, outlier, "
-        "z-score."
+        help="learned, temperature, isotonic; linear: the re-test's; or the paper's: min-max, "
+        "percentile, outlier, z-score."
     ),
 ]
 Rule = Annotated[
