@@ -146,7 +146,8 @@ def patch(
     with terminal:
         attached = _attach(model, kept, images, fitting, latency)
     made = details(seed=seed, data=data, weak=weak.name, metrics=attached.comparison.rows())
-    save(attached.model, out, details={**made, "guard": guard}, overwrite=force)
+    made |= {"guard": guard, "run_share": dict(attached.cost.run_share)}
+    save(attached.model, out, details=made, overwrite=force)
     with terminal:
         rows = rivals.rows(model, attached.model, attached.images, fitting) if rivals else []
     _tell(attached, out, {"patched": list(kept), "guard": guard, "baselines": rows}, terminal)
