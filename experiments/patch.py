@@ -29,6 +29,7 @@ from cnnsplitter.terminal import Terminal
 from cnnsplitter.training import Training
 from experiments.patch_cases import Case
 from experiments.patch_first import HERE, known_rows
+from experiments.score_cache import ScoreCache
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -123,14 +124,13 @@ def main(
     experiment = EXPERIMENTS[name]
     out = out or HERE / f"results/patch-{name}.json"
     command = (
-        f"python -m experiments.patch {name} --strong {strong.name} "
-        f"--modules {modules and modules.name} "
+        f"python -m experiments.patch {name} --strong {strong.name} --modules modules "
         f"--cifar10 {cifar10.name} --cifar100 {cifar100.name}"
     )
     places = {"cifar10": str(cifar10), "cifar100": str(cifar100)}
     patches = load_patches(strong, modules, target or experiment.targets)
     rows = known_rows(out, command)
-    done = {(row["weak"], row["target"], row["seed"]) for row in rows}
+    cache = ScoreCache(runs / "scores")
     with Terminal() as terminal:
         for seed in range(seeds):
             for kind in weak or experiment.weak:
@@ -138,9 +138,21 @@ def main(
                 run = Run(recipe, runs / name / f"{kind}-{seed}", places, terminal.progress)
                 run.prepare()
                 for class_name in target or experiment.targets:
-                    if (kind, class_name, seed) not in done:
-                        rows += case_of(experiment, run, kind, class_name, patches[class_name])
+                    done = patches_of(rows, kind, class_name, seed)
+                    if not done >= {*patches[class_name], "none"}:
+                        case = case_of(
+                            experiment, run, kind, class_name, patches[class_name], cache
+                        )
+                        rows += case.rows(done)
                         write_results(out, rows, command)
+
+
+def patches_of(rows: Sequence[Row], kind: str, target: str, seed: int) -> set[str]:
+    """Return which patches of a weak model there are rows of; ``"none"``: its baselines."""
+    wanted = (kind, target, seed)
+    return {
+        str(row["patch"]) for row in rows if (row["weak"], row["target"], row["seed"]) == wanted
+    }
 
 
 def load_patches(
@@ -172,9 +184,14 @@ def recipe_of(experiment: Experiment, kind: str, seed: int) -> Recipe:
 
 
 def case_of(
-    experiment: Experiment, run: Run, kind: str, target: str, patches: Mapping[str, ClassModule]
-) -> list[Row]:
-    """Return the rows of one weak model, which is trained if that is not done."""
+    experiment: Experiment,
+    run: Run,
+    kind: str,
+    target: str,
+    patches: Mapping[str, ClassModule],
+    cache: ScoreCache,
+) -> Case:
+    """Return the case of one weak model, which is trained if that is not done."""
     data = run.weak_data(target)
     data = _limited(data, experiment.each, range(len(data.classes)))
     data = _limited(data, experiment.few, [data.classes.index(target)])
@@ -182,7 +199,7 @@ def case_of(
         data = Splits(data.train, data.search, data.calibration, _all_test_images(run, target))
     facts: dict[str, str | int | float] = {"weak": kind, "seed": run.recipe.seed}
     weak = run.weak(target).cpu()
-    return list(Case(weak, target, data, patches, experiment.images_per_class, facts).rows())
+    return Case(weak, target, data, patches, experiment.images_per_class, facts, cache)
 
 
 def _all_test_images(run: Run, target: str) -> ImageSet:

@@ -1,7 +1,7 @@
 """What the patch experiments share: one weak model, its patches and baselines, one row for each."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -10,18 +10,20 @@ from cnnsplitter.calibration import LearnedCalibration
 from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.cost import measure_cost
-from cnnsplitter.data import Splits
+from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.evaluation import Evaluation, classify, count
-from cnnsplitter.patches.baselines import fine_tune, linear_layer, retrain_last_layer
-from cnnsplitter.patches.combining import Observations, opened, outputs_of
+from cnnsplitter.inference import predict
+from cnnsplitter.patches.baselines import fine_tune, retrain_last_layer
+from cnnsplitter.patches.combining import Layout, Observations, opened, outputs_of
 from cnnsplitter.patches.fitting import Fitting, fit
 from cnnsplitter.patches.guard import verdicts_of
-from cnnsplitter.patches.patching import observe
 from cnnsplitter.results import Row
+from experiments.score_cache import ScoreCache
 
 Value = str | int | float | bool | None
 FITTINGS = {
     "min-max": Fitting("min-max"),
+    "linear": Fitting("linear"),
     "learned": Fitting("learned"),
     "learned-gated": Fitting("learned", gate=0.95),
 }
@@ -39,6 +41,7 @@ class Case:
         modules: Name of a patch (class-module, whole-strong, random) to its class module.
         images_per_class: What every class of the test images is weighted to; None for no weights.
         facts: What every row repeats.
+        cache: Where the scores of class modules are kept.
     """
 
     weak: Classifier
@@ -47,12 +50,22 @@ class Case:
     modules: Mapping[str, ClassModule]
     images_per_class: int | None
     facts: Mapping[str, str | int | float]
+    cache: ScoreCache = field(default_factory=ScoreCache)
 
-    def rows(self) -> Iterator[Row]:
-        """Yield one row per patch and method, then one per baseline that retrains."""
+    def rows(self, done: Container[str] = ()) -> Iterator[Row]:
+        """Yield one row per patch and method, then one per baseline that retrains.
+
+        Args:
+            done: Names of patches that are left out, with ``"none"`` for the baselines.
+        """
         before = classify(self.weak, self.data.test)
         for name, module in self.modules.items():
-            yield from self._patches(name, module, before)
+            if name not in done:
+                yield from self._patches(name, module, before)
+        if "none" not in done:
+            yield from self._retrained(before)
+
+    def _retrained(self, before: Tensor) -> Iterator[Row]:
         retrained = {
             "last-layer": retrain_last_layer(self.weak, self.data.calibration),
             "fine-tune": fine_tune(self.weak, self.data, seed=0),
@@ -68,14 +81,9 @@ class Case:
 
     def _patches(self, name: str, module: ClassModule, before: Tensor) -> Iterator[Row]:
         seen, test = (
-            observe(self.weak, {self.target: module}, part)
-            for part in (self.data.calibration, self.data.test)
+            self._observed(module, part) for part in (self.data.calibration, self.data.test)
         )
         weak, patch = _macs(self.weak), _macs(module)
-        after = linear_layer(seen, test).argmax(1)
-        ungated: dict[str, Value] = {"macs_weak": weak, "macs_patch": patch}
-        ungated |= {"macs_mean": weak + patch, "kept_kernels": _kept(module)}
-        yield {**self._row("linear", name, before, after), **ungated}
         for method, fitting in FITTINGS.items():
             joint = fit(fitting, seen)
             after = outputs_of(joint, test).argmax(1)
@@ -92,6 +100,14 @@ class Case:
                 "gate": _gate(joint.gates[0]),
                 **(_weights(calibration) if isinstance(calibration, LearnedCalibration) else {}),
             }
+
+    def _observed(self, module: ClassModule, images: ImageSet) -> Observations:
+        return Observations(
+            predict(self.weak, images).detach().double(),
+            self.cache.scores(module, images)[:, None],
+            images.labels,
+            Layout.of(images.classes, self.weak.classes, (self.target,)),
+        )
 
     def _row(self, method: str, patch: str, before: Tensor, after: Tensor) -> dict[str, Value]:
         labels, classes = self.data.test.labels, self.data.classes

@@ -130,6 +130,7 @@ def check_report(report: dict[str, Any], run: Run) -> None:
     (figures,) = compare(weak, patched, run.weak_data(target).test).rows()
     assert row.items() >= figures.items()
     assert row["method"] == "min-max, replace"
+    assert row["guard"].startswith(("kept", "not kept: class", "not judged: class"))
     assert row["macs_patched"] > row["macs_weak"] > 0
     kept = next(m["kept_kernels"] for m in report["modules"] if m["class"] == target)
     assert row["kept_kernels"] == pytest.approx(kept)

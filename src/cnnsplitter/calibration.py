@@ -1,4 +1,4 @@
-"""Rules that turn a class module's raw score into a share of certainty; all keep its order.
+"""Rules that turn a class module's raw score into a share of certainty; all but one keep its order.
 
 The paper's named rules are fitted on the scores that the class module gives to calibration images
 of its own class; ``likelihood`` fits the learned ones on the calibration images of all classes.
@@ -18,7 +18,7 @@ from cnnsplitter.errors import DataError, SettingsError, StorageError, require_k
 
 @dataclass(frozen=True)
 class Calibration(ABC):
-    """A monotone map from raw scores to calibrated scores.
+    """A map from raw scores to calibrated scores, monotone but for ``LinearCalibration``.
 
     Attributes:
         kind: The rule that it was fitted by, one of ``CALIBRATIONS``.
@@ -180,6 +180,42 @@ class IsotonicCalibration(Calibration):
         return (self.shares[0] + (ramps * shares.diff()).sum(-1)).to(scores.dtype)
 
 
+@dataclass(frozen=True)
+class LinearCalibration(Calibration):
+    """One linear layer over the scores of all classes, the published learned calibration.
+
+    The weak model's logits, with the class modules' scores in the places of the patched classes,
+    become new logits of all classes (MODA, arXiv 2411.01074). Unlike other calibrations it also
+    changes how classes that are not patched are told apart; patches of one model share it.
+
+    Attributes:
+        weights: N rows of N; row i gives the logit of class i.
+        biases: One per class.
+    """
+
+    weights: tuple[tuple[float, ...], ...]
+    biases: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        rows = (self.biases, self.weights, *(self.weights if _is_row(self.weights) else ()))
+        if not all(_is_row(row) and len(row) == len(self.biases) for row in rows):
+            raise SettingsError(
+                f"calibration {self.kind!r}: weights must be as many rows of as many numbers as "
+                "there are biases"
+            )
+        for number, row in enumerate((*self.weights, self.biases)):
+            for column, value in enumerate(row):
+                _require_finite(self.kind, **{f"weights and biases [{number}][{column}]": value})
+
+    def __call__(self, scores: Tensor, weak: Tensor | None = None) -> Tensor:
+        """Map the scores of all classes float[..., N] to logits float[..., N]."""
+        weights, biases = (
+            torch.tensor(values, dtype=scores.dtype, device=scores.device)
+            for values in (self.weights, self.biases)
+        )
+        return scores @ weights.T + biases
+
+
 def fit_calibration(
     method: str, scores: Tensor, is_target: Tensor, *, clip: bool = True
 ) -> Calibration:
@@ -224,10 +260,17 @@ def calibration_from_json(value: object) -> Calibration:
             f"calibration {kind!r} needs the keys {sorted(keys)}, got {sorted(map(str, value))}"
         )
     try:
-        kept: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-        return _KINDS[kind](**kept)
+        return _KINDS[kind](**{key: _as_tuples(each) for key, each in value.items()})
     except SettingsError as error:
         raise StorageError(f"{error}; the file is damaged, save it anew") from error
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
+def _is_row(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) > 0
 
 
 def _target_scores(scores: Tensor, is_target: Tensor) -> Tensor:
@@ -288,6 +331,7 @@ _KINDS: Mapping[str, type[Calibration]] = {
     "learned": LearnedCalibration,
     "temperature": LearnedCalibration,
     "isotonic": IsotonicCalibration,
+    "linear": LinearCalibration,
     **dict.fromkeys(_RANGES, RangeCalibration),
     "z-score": NormalCalibration,
 }

@@ -19,6 +19,7 @@ from cnnsplitter.importance import Importance, measure_importance
 from cnnsplitter.inference import best_device
 from cnnsplitter.models import build_model, build_with_factory
 from cnnsplitter.patches.cost import ungated
+from cnnsplitter.patches.diagnosis import try_modules
 from cnnsplitter.patches.patching import PatchedModel, patch
 from cnnsplitter.progress import Progress, silent
 from cnnsplitter.recipes import TARGET, DataSettings, ModelSettings, Recipe
@@ -260,11 +261,21 @@ class Run:
         fitting = self.recipe.patch.fitting
         return {
             **row,
+            "guard": self._guarded(target),
             "seed": self.recipe.seed,
             "method": f"{fitting.calibration}, {fitting.joint_rule}",
             "kept_kernels": kept / self.channels.kernel_count,
             **{f"macs_{name}": cost.multiply_adds for name, cost in costs.items()},
         }
+
+    def _guarded(self, target: str) -> str:
+        """Return what held-out calibration images say; the patch is written whatever they say."""
+        module, data = self.split[target], self.weak_data(target)
+        fitting = self.recipe.patch.fitting
+        verdicts, refused = try_modules(self.weak(target), {target: module}, data, fitting)
+        if refused:
+            return f"not judged: {refused[target]}"
+        return "kept" if verdicts[0].helps else f"not kept: {verdicts[0]}"
 
     def _load(self, settings: DataSettings, source: str) -> Splits:
         data = load_data(

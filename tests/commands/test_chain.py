@@ -10,6 +10,7 @@ import torch
 
 from cnnsplitter.class_modules import ClassModule, ComposedModel
 from cnnsplitter.classifier import Classifier
+from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import ImageSet, load_data
 from cnnsplitter.evaluation import evaluate
 from cnnsplitter.importance import Importance, measure_importance
@@ -271,7 +272,9 @@ class TestPatch:
         assert result["guard"]["cat"]["helps"] in (True, False)
         assert 0 <= result["run_share"]["cat"] <= 1
         assert {"weak", "patched"} <= result["cost"].keys()
-        assert describe(out)["details"]["guard"] == result["guard"]
+        made = describe(out)["details"]
+        assert made["guard"] == result["guard"]
+        assert made["run_share"] == result["run_share"]
 
     def test_adds_a_class_that_the_weak_model_lacks(self, shop: Shop, tmp_path: Path) -> None:
         weak, out = tmp_path / "three.safetensors", tmp_path / "p.safetensors"
@@ -427,6 +430,26 @@ class TestInspect:
             for path in (file, shop / "patched.safetensors")
         )
         assert whole == plain
+
+    @pytest.mark.parametrize("share", [0.25, None, "much", 7])
+    def test_gated_patches_cost_less_where_their_runs_are_recorded(
+        self, shop: Shop, tmp_path: Path, share: object
+    ) -> None:
+        patched = load_as(PatchedModel, shop / "patched.safetensors")
+        gated = [replace(part, gate=Gate("unsure", -1e9)) for part in patched.patches]
+        file, model = tmp_path / "gated.safetensors", PatchedModel(patched.weak, gated)
+        shares = {"run_share": dict.fromkeys(patched.targets, share)}
+        save(model, file, details=shares if share else {})
+        whole, *parts = succeed("inspect", file, "--json").json["parts"]
+        if share != 0.25:
+            assert len(parts) == len(gated)
+            return
+        weak = measure_cost(patched.weak, patched.input_shape).multiply_adds
+        spread = whole["multiply_adds"] - weak
+        assert parts[-1]["part"].startswith("patched, with its gates")
+        assert parts[-1]["multiply_adds"] == pytest.approx(weak + spread / 4, abs=1)
+        found = succeed("evaluate", file, "--data", shop / "data.npz", "--json").json["cost"]
+        assert found["model, with its gates"] == found["model"]
 
     def test_text_has_one_line_per_value(self, shop: Shop) -> None:
         lines = succeed("inspect", shop / "patched.safetensors").out.splitlines()

@@ -14,12 +14,19 @@ from torch import Tensor, nn
 
 import toys
 from cnnsplitter import __version__
-from cnnsplitter.calibration import Calibration, NormalCalibration, RangeCalibration
+from cnnsplitter.calibration import (
+    Calibration,
+    LinearCalibration,
+    NormalCalibration,
+    RangeCalibration,
+)
 from cnnsplitter.class_modules import ClassModule, compose
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.errors import CnnSplitterError, ModelError, SettingsError, StorageError
 from cnnsplitter.exporting import TOLERANCE, InputType, describe_export, export, formats
+from cnnsplitter.exporting.program import random_images
 from cnnsplitter.models.libraries import build_library_model
+from cnnsplitter.patches.gating import Gate
 from cnnsplitter.patches.patching import Patch, PatchedModel
 from cnnsplitter.storage.packing import Model
 from strategies import randomise
@@ -61,6 +68,17 @@ def patched(rule: str) -> PatchedModel:
     return PatchedModel(toys.classifier("weak-simcnn", classes=classes, seed=2), patches, rule)
 
 
+def linear() -> PatchedModel:
+    """A weak model whose patch has a linear layer and a gate."""
+    strong, weak = toys.classifier("lenet5", seed=1), toys.classifier("weak-simcnn", seed=2)
+    layer = LinearCalibration(
+        "linear", ((0.5, -0.25, 0.0), (1.0, 2.0, -1.0), (0.0, 0.1, 0.7)), (0.5, -1.0, 0.25)
+    )
+    median = weak(random_images(weak, 40, "uint8")).log_softmax(1).amax(1).median().item()
+    gate = Gate("unsure", -median)
+    return PatchedModel(weak, [Patch("dog", ClassModule.of(strong, "cat"), layer, gate)])
+
+
 def composed() -> Model:
     modules = [
         toys.class_module(toys.classifier("lenet5", seed=3), "dog"),
@@ -75,6 +93,7 @@ MODELS: dict[str, Callable[[], Model]] = {
     "class-module": lambda: toys.class_module(toys.classifier("weak-rescnn-5")),
     "composed": composed,
     "patched": lambda: patched("replace"),
+    "linear": linear,
 }
 
 

@@ -13,13 +13,11 @@ from cnnsplitter.inference import predict
 from cnnsplitter.patches import baselines
 from cnnsplitter.patches.baselines import (
     fine_tune,
-    linear_layer,
     random_modules,
     retrain_last_layer,
     whole_strong,
 )
 from cnnsplitter.training import Training
-from observed import observations
 from toys import CLASSES, SHAPE, class_module, classifier, image_set, splits, traced
 
 
@@ -62,14 +60,6 @@ def test_the_last_layer_equals_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> 
     shares = predict(ours, data).softmax(1).numpy()
     assert shares == pytest.approx(theirs.predict_proba(pixels), abs=2e-3)
     assert all(torch.equal(state[name], tensor) for name, tensor in weak.state_dict().items())
-
-
-def test_a_linear_layer_learns_from_scores_of_all_classes() -> None:
-    seen, images = observations(blind=2.0, skill=4.0), observations(seed=1, blind=2.0, skill=4.0)
-    weak = (images.logits.argmax(1) == images.labels).double().mean()
-    found = linear_layer(seen, images)
-    assert torch.allclose(found.sum(1), torch.ones(len(images), dtype=torch.float64))
-    assert (found.argmax(1) == images.labels).double().mean() > weak + 0.1
 
 
 def test_only_the_last_layer_is_retrained() -> None:

@@ -5,12 +5,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from cnnsplitter.calibration import LearnedCalibration
-from cnnsplitter.errors import DataError
+from cnnsplitter.errors import DataError, SettingsError
 from cnnsplitter.patches.combining import Joint, Layout, Observations, outputs_of
-from cnnsplitter.patches.likelihood import fit_isotonic, fit_learned
+from cnnsplitter.patches.fitting import Fitting, fit
+from cnnsplitter.patches.gating import Gate
+from cnnsplitter.patches.likelihood import fit_isotonic, fit_learned, fit_linear
 from observed import NAMES, observations
 
 seeds = st.integers(0, 1000)
@@ -137,3 +141,58 @@ def test_what_cannot_be_fitted_is_refused() -> None:
     layout = Layout(NAMES, (0, 1, 2, 3), (1,))
     with pytest.raises(DataError, match="NaN or infinite"):
         fit_isotonic(Observations(seen.logits, broken, seen.labels, layout), 0)
+
+
+@settings(max_examples=10)
+@given(seeds, st.sampled_from([(0,), (2, 1)]), st.sampled_from([(), (1,)]))
+def test_the_linear_layer_is_that_of_scikit_learn(
+    seed: int, patched: tuple[int, ...], lacking: tuple[int, ...]
+) -> None:
+    if not set(lacking) <= set(patched):
+        return
+    seen, images = (
+        observations(200, seed=s, patched=patched, lacking=lacking) for s in (seed, seed + 1)
+    )
+    scores = [part.layout.spread(part.logits, 0.0).clone() for part in (seen, images)]
+    for part, all_scores in zip((seen, images), scores, strict=True):
+        all_scores[:, list(patched)] = part.scores
+    theirs = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    theirs.fit(scores[0].numpy(), seen.labels.numpy())
+    found = outputs_of(fit(Fitting("linear"), seen), images)
+    assert found.numpy() == pytest.approx(theirs.predict_proba(scores[1].numpy()), abs=1e-9)
+
+
+def test_the_linear_layer_learns_from_scores_of_all_classes() -> None:
+    seen, images = observations(blind=2.0, skill=4.0), observations(seed=1, blind=2.0, skill=4.0)
+    weak = (images.logits.argmax(1) == images.labels).double().mean()
+    found = outputs_of(fit(Fitting("linear"), seen), images)
+    assert (found.argmax(1) == images.labels).double().mean() > weak + 0.1
+
+
+def test_under_replace_the_linear_layer_moves_its_own_class_only() -> None:
+    seen = observations(60, patched=(2,))
+    found = outputs_of(fit(Fitting("linear", "replace"), seen), seen)
+    rest = [0, 1, 3]
+    assert torch.equal(found[:, rest], seen.logits.softmax(1)[:, rest])
+    whole = outputs_of(fit(Fitting("linear"), seen), seen)
+    assert torch.allclose(found[:, 2], whole[:, 2])
+
+
+@pytest.mark.parametrize("shown", [(0, 1), (0, 1, 2)])
+def test_the_linear_layer_never_names_a_class_that_it_was_not_shown(shown: tuple[int, ...]) -> None:
+    seen = observations(120, patched=(0,))
+    layer = fit_linear(seen.take(torch.isin(seen.labels, torch.tensor(shown))))
+    outputs = layer(seen.all_scores()).softmax(1)
+    assert torch.allclose(outputs[:, list(shown)].sum(1), torch.ones(120).double())
+
+
+def test_the_linear_layer_belongs_to_all_patches_together() -> None:
+    layer = fit_linear(observations(60, patched=(0, 1)))
+    other = fit_linear(observations(60, seed=1, patched=(0, 1)))
+    with pytest.raises(SettingsError, match="must all have the same"):
+        Joint((layer, other), (None, None), "renormalise")
+    with pytest.raises(SettingsError, match="only a single patch can have a gate"):
+        Joint((layer, layer), (None, Gate("unsure", 0.5)), "renormalise")
+    gated = Joint((layer,), (Gate("unsure", 99.0),), "renormalise")
+    seen = observations(60, patched=(0,))
+    assert torch.equal(outputs_of(gated, seen), seen.logits.softmax(1))

@@ -290,6 +290,15 @@ def test_patches_can_be_removed(rule: str, order: list[int], n: int) -> None:
         bare.without("bird")
 
 
+def test_a_linear_layer_is_taken_away_as_a_whole() -> None:
+    weak, modules = constant(0.2, 0.5, 0.3), {"dog": intensity(2), "bird": intensity(0)}
+    patched = patch(weak, modules, ramp(), calibration="linear")
+    images = pixels([[5, 0, 0]])
+    assert torch.equal(patched.without("dog", "bird")(images), weak(images).softmax(1))
+    with pytest.raises(SettingsError, match="fitted to all patches together"):
+        patched.without("dog")
+
+
 @pytest.mark.parametrize("classes", [("bird", "cat", "dog"), ("dog", "cat", "bird")])
 @pytest.mark.parametrize("method", CALIBRATIONS)
 def test_a_class_can_be_added(classes: tuple[str, ...], method: str) -> None:

@@ -13,6 +13,7 @@ import toys
 from cnnsplitter.calibration import (
     IsotonicCalibration,
     LearnedCalibration,
+    LinearCalibration,
     NormalCalibration,
     RangeCalibration,
 )
@@ -42,6 +43,10 @@ RANGE = RangeCalibration("min-max", -1.5, 2.5, clip=False)
 NORMAL = NormalCalibration("z-score", 0.25, 1.5)
 LEARNED = LearnedCalibration("learned", 0.5, -1.25, 0.75, 0.0)
 ISOTONIC = IsotonicCalibration("isotonic", (-1.0, 0.5, 2.0), (0.1, 0.4, 0.9))
+
+LINEAR = LinearCalibration(
+    "linear", ((0.5, -0.25, 0.0), (1.0, 2.0, -1.0), (0.0, 0.1, 0.7)), (0.5, -1.0, 0.25)
+)
 
 
 class Own(nn.Module):
@@ -79,6 +84,13 @@ def learned_model() -> PatchedModel:
     return PatchedModel(weak, patches, "renormalise", ("ship", *weak.classes))
 
 
+def linear_model() -> PatchedModel:
+    """Two patches that share a linear layer."""
+    strong = toys.classifier("resnet20", seed=5)
+    patches = [Patch(name, toys.class_module(strong, name), LINEAR) for name in ("dog", "cat")]
+    return PatchedModel(toys.classifier("weak-simcnn", seed=6), patches, "renormalise")
+
+
 def composed_models() -> dict[str, ComposedModel]:
     one, other = toys.classifier("resnet20", seed=3), toys.classifier("lenet5", seed=4)
     modules = [toys.class_module(one, "dog"), toys.class_module(other, "bird", 0.7)]
@@ -100,6 +112,7 @@ def models() -> dict[str, Model]:
         **composed_models(),
         "patched": patched_model(),
         "learned": learned_model(),
+        "linear": linear_model(),
     }
 
 
@@ -177,6 +190,8 @@ def test_calibrations_targets_and_rule_survive(folder: Path) -> None:
     assert learned.calibrations == (LEARNED, ISOTONIC)
     assert [patch.gate for patch in learned.patches] == [Gate("margin", -0.5), Gate("unsure", 0.2)]
     assert learned.classes[0] == "ship"
+    linear = load_as(PatchedModel, folder / "linear.safetensors")
+    assert linear.calibrations == (LINEAR, LINEAR)
 
 
 def test_a_loaded_model_can_be_saved_again(folder: Path, tmp_path: Path) -> None:

@@ -288,6 +288,20 @@ def test_files_from_before_gates_and_added_classes_load(patched: Path, tmp_path:
         ),
         (
             put(
+                {"kind": "linear", "weights": [[1.0, 0.0], [0.0]], "biases": [0.0, 0.0]},
+                *("patches", 0, "calibration"),
+            ),
+            "as many rows",
+        ),
+        (
+            put(
+                {"kind": "linear", "weights": [[1.0]], "biases": [0.0]},
+                *("patches", 0, "calibration"),
+            ),
+            "1 classes",
+        ),
+        (
+            put(
                 {"kind": "learned", "scale": -1.0, "bias": 0.0, "own": 1.0, "rest": 1.0},
                 *("patches", 0, "calibration"),
             ),

@@ -1,5 +1,6 @@
 """Commands that look at saved models: ``evaluate`` and ``inspect``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
     from cnnsplitter.class_modules import ComposedModel
     from cnnsplitter.classifier import Classifier
+    from cnnsplitter.cost import Cost
+    from cnnsplitter.data import ImageSet
     from cnnsplitter.evaluation import Comparison
     from cnnsplitter.patches.patching import PatchedModel
     from cnnsplitter.storage.unpacking import Builder
@@ -79,7 +82,7 @@ def evaluate(
             first = _with_classes_of(models["after"], models["before"])
             comparison = compare(first, models["after"], images.test)
             evaluations = {"before": comparison.before, "after": comparison.after}
-    costs = costs_of(models, images.input_shape, latency)
+    costs = costs_of(models, images.input_shape, latency) | _gated_costs(models, images.test)
     for name, evaluation in evaluations.items():
         show_evaluation(evaluation, terminal, name)
     result: dict[str, Any] = {name: e.to_json() for name, e in evaluations.items()}
@@ -88,6 +91,18 @@ def evaluate(
         result["comparison"] = comparison.to_json()
     show_costs(costs, terminal)
     terminal.result(result | {"cost": {name: vars(cost) for name, cost in costs.items()}})
+
+
+def _gated_costs(models: "Mapping[str, nn.Module]", images: "ImageSet") -> "dict[str, Cost]":
+    """Return the mean cost on the images of models with gates; ``costs_of`` shows the most."""
+    from cnnsplitter.patches.cost import expected_cost, run_shares
+    from cnnsplitter.patches.patching import PatchedModel
+
+    return {
+        f"{name}, with its gates": expected_cost(model, run_shares(model, images))
+        for name, model in models.items()
+        if isinstance(model, PatchedModel) and any(model.joint.gates)
+    }
 
 
 def _load_whole(path: Path, build: "Builder | None") -> "Classifier | ComposedModel | PatchedModel":
@@ -149,11 +164,28 @@ def inspect(
         {"part": f"class module {module.source_class}"} | _size(module, module.input_shape)
         for module in getattr(model, "class_modules", ())
     ]
+    parts += _expected(model, made)
     terminal.line(f"{file}: {kind}\n")
     for line in outline({**manifest, "made with": made}):
         terminal.line(line)
     terminal.table("Size", parts)
     terminal.result({"kind": kind, **manifest, "details": made, "parts": parts})
+
+
+def _expected(model: "nn.Module", made: "Mapping[str, Any]") -> list[dict[str, Any]]:
+    """Return the mean cost of a model with gates where it was made with a known share of runs."""
+    from cnnsplitter.patches.cost import expected_cost
+    from cnnsplitter.patches.patching import PatchedModel
+
+    if not isinstance(model, PatchedModel) or not any(model.joint.gates):
+        return []
+    shares = made.get("run_share")
+    if not isinstance(shares, dict) or shares.keys() != set(model.targets):
+        return []
+    if not all(isinstance(share, int | float) and 0 <= share <= 1 for share in shares.values()):
+        return []
+    cost = {k: v for k, v in vars(expected_cost(model, shares)).items() if v is not None}
+    return [{"part": "patched, with its gates, on its test images", "units_kept": None, **cost}]
 
 
 def _size(model: "nn.Module", input_shape: tuple[int, int, int]) -> dict[str, Any]:

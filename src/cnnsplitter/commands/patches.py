@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 Calibration = Annotated[
     str,
     typer.Option(
-        help="learned, temperature, isotonic; or the paper's: min-max, percentile, outlier, "
-        "z-score."
+        help="learned, temperature, isotonic; linear: the re-test's; or the paper's: min-max, "
+        "percentile, outlier, z-score."
     ),
 ]
 Rule = Annotated[
@@ -178,8 +178,8 @@ def _save(context: typer.Context, attached: "_Attached", guard: dict[str, Any]) 
         weak=options["weak"].name,
         metrics=attached.comparison.rows(),
     )
-    kept = {**made, "guard": guard}
-    save(attached.model, options["out"], details=kept, overwrite=options["force"])
+    found = {"guard": guard, "run_share": dict(attached.cost.run_share)}
+    save(attached.model, options["out"], details=made | found, overwrite=options["force"])
 
 
 def _tell(attached: "_Attached", out: Path, found: dict[str, Any], terminal: Terminal) -> None:

@@ -116,6 +116,11 @@ def show_report(report: Mapping[str, Any], terminal: Terminal) -> None:
     terminal.line(f"\n{report['title']}\n")
     show_split(report, terminal)
     show_changes(report["patches"], terminal)
+    for row in report["patches"]:
+        if "guard" in row:
+            terminal.line(
+                f"Patch of {row['target']}, by held-out calibration images: {row['guard']}"
+            )
 
 
 def show_sensitivity(curves: "Sensitivity", terminal: Terminal) -> None:

@@ -17,7 +17,6 @@ from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.errors import ModelError, SettingsError, UnsupportedModelError, require_known
 from cnnsplitter.heads import last_layer
 from cnnsplitter.inference import device_of, eval_mode, predict
-from cnnsplitter.patches.combining import Observations
 from cnnsplitter.patches.fitting import folds_of
 from cnnsplitter.selection import Selection
 from cnnsplitter.splitting import trace
@@ -96,34 +95,6 @@ def retrain_last_layer(weak: Classifier, data: ImageSet) -> Classifier:
 def fine_tune(weak: Classifier, data: Splits, *, seed: int = 0) -> Classifier:
     """Return a copy that is trained on the calibration images, all layers, by ``FINE_TUNING``."""
     return train(weak, data.calibration, None, FINE_TUNING, seed=seed).classifier
-
-
-def linear_layer(seen: Observations, images: Observations) -> Tensor:
-    """Return the outputs [n, N] of a linear layer over all scores, as the re-test trains it.
-
-    Its inputs are the weak model's logits with those of the patched classes replaced by the class
-    modules' scores (MODA, arXiv 2411.01074); it also changes how the other classes are
-    told apart, so that a part of what it gains is last-layer retraining.
-
-    Args:
-        seen: Calibration images, which it is fitted on.
-        images: Images to predict.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    layer = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    layer.fit(_all_scores(seen).numpy(), seen.labels.numpy())
-    outputs = torch.zeros(len(images), images.layout.size, dtype=torch.float64)
-    outputs[:, layer.classes_] = torch.from_numpy(layer.predict_proba(_all_scores(images).numpy()))
-    return outputs
-
-
-def _all_scores(seen: Observations) -> Tensor:
-    scores = seen.layout.spread(seen.logits, 0.0).clone()
-    scores[:, list(seen.layout.patched)] = seen.scores
-    return scores
 
 
 def _random_module(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cnnsplitter.calibration import Calibration, LearnedCalibration
-from cnnsplitter.errors import require_known
+from cnnsplitter.calibration import Calibration, LearnedCalibration, LinearCalibration
+from cnnsplitter.errors import SettingsError, require_known
 from cnnsplitter.patches.gating import Gate
 
 
@@ -27,6 +27,20 @@ class Joint:
 
     def __post_init__(self) -> None:
         require_known("rule", self.rule, RULES)
+        layer = self.layer
+        if layer and set(self.calibrations) != {layer}:
+            raise SettingsError("patches with a linear layer must all have the same; patch anew")
+        if layer and len(self.gates) > 1 and any(self.gates):
+            raise SettingsError(
+                "a linear layer needs the scores of all patches for every image, so that only a "
+                "single patch can have a gate; use calibration 'learned'"
+            )
+
+    @property
+    def layer(self) -> LinearCalibration | None:
+        """The layer that all patches share, if they are calibrated by one."""
+        layers = (c for c in self.calibrations if isinstance(c, LinearCalibration))
+        return next(layers, None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +117,10 @@ class Observations:
         """Return the images at ``rows`` (int64[k] or bool[n])."""
         return Observations(self.logits[rows], self.scores[rows], self.labels[rows], self.layout)
 
+    def all_scores(self) -> Tensor:
+        """Return float[n, N]: the weak model's logits, with scores for the patched classes."""
+        return all_scores(self.logits, self.scores, self.layout)
+
     def only(self, kept: Sequence[int]) -> "Observations":
         """Return the patches at the positions ``kept``."""
         return Observations(
@@ -112,6 +130,12 @@ class Observations:
     def opinion(self, patch: int) -> Tensor | None:
         """Return ``weak_opinion`` of the class of a patch against the classes not patched."""
         return weak_opinion(self.logits, self.layout.known(patch), self.layout.rescored)
+
+
+def all_scores(logits: Tensor, scores: Tensor, layout: Layout) -> Tensor:
+    """Return float[B, N]: the logits [B, weak], with the scores [B, P] for patched classes."""
+    columns = torch.tensor(layout.patched, device=logits.device, dtype=torch.int64)
+    return layout.spread(logits, 0.0).index_copy(1, columns, scores.to(logits.dtype))
 
 
 def weak_opinion(logits: Tensor, column: int | None, rescored: Sequence[int]) -> Tensor | None:
@@ -163,6 +187,22 @@ def combine(joint: Joint, logits: Tensor, scores: Tensor, open_: Tensor, layout:
     rule = RULES[joint.rule]
     columns = torch.tensor(layout.patched, device=logits.device)
     where = torch.zeros_like(plain, dtype=torch.bool).index_copy(1, columns, open_)
+    if joint.layer:
+        odds = joint.layer(all_scores(logits, scores, layout))
+        outputs = rule.outputs(plain, odds, rule.of_logits(odds), where)
+    else:
+        outputs = _by_patch(joint, logits, scores, where, layout)
+    if all(gate is None for gate in joint.gates):
+        return outputs
+    return torch.where(open_.any(dim=1, keepdim=True), outputs, plain)
+
+
+def _by_patch(
+    joint: Joint, logits: Tensor, scores: Tensor, where: Tensor, layout: Layout
+) -> Tensor:
+    """Return the outputs where each patch has a calibration of its own."""
+    rule, plain = RULES[joint.rule], layout.spread(logits.softmax(dim=1), 0.0)
+    columns = torch.tensor(layout.patched, device=logits.device)
     odds = layout.spread(_weak_odds(logits, layout.rescored), -torch.inf)
     spare = _log_mass(odds.masked_fill(where, -torch.inf))
     parts = [
@@ -170,10 +210,7 @@ def combine(joint: Joint, logits: Tensor, scores: Tensor, open_: Tensor, layout:
         for i, calibration in enumerate(joint.calibrations)
     ]
     values = torch.zeros_like(plain).index_copy(1, columns, torch.stack(parts, 1).to(plain.dtype))
-    outputs = rule.outputs(plain, odds, values, where)
-    if all(gate is None for gate in joint.gates):
-        return outputs
-    return torch.where(open_.any(dim=1, keepdim=True), outputs, plain)
+    return rule.outputs(plain, odds, values, where)
 
 
 def outputs_of(joint: Joint, seen: Observations, without: int | None = None) -> Tensor:
@@ -201,6 +238,7 @@ class Rule:
             each against all others.
         value: (calibration, raw scores [B], weak opinion, log-odds [B] of all classes that no open
             patch scores) -> what it goes by, [B].
+        of_logits: Logits [B, N] of all classes -> the values of all classes.
         outputs: (weak probabilities [B, N], weak log-odds [B, N], values [B, N], where
             bool[B, N]) -> outputs [B, N]; the values count where ``where`` says so.
         levels: Outputs -> levels in the same order, of which a bias moves that of its own class
@@ -209,6 +247,7 @@ class Rule:
 
     together: bool
     value: Callable[[Calibration, Tensor, Tensor | None, Tensor], Tensor]
+    of_logits: Callable[[Tensor], Tensor]
     outputs: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     levels: Callable[[Tensor], Tensor]
 
@@ -230,6 +269,10 @@ def _log_mass(odds: Tensor) -> Tensor:
     """Return the log of the summed odds, [B]; 0 where there are none, to be finite."""
     mass = odds.logsumexp(dim=1)
     return mass.where(mass.isfinite(), 0.0)
+
+
+def _shares(logits: Tensor) -> Tensor:
+    return logits.softmax(dim=1)
 
 
 def _replace(plain: Tensor, odds: Tensor, values: Tensor, where: Tensor) -> Tensor:
@@ -259,8 +302,8 @@ def _logs(outputs: Tensor) -> Tensor:
 
 
 RULES: Mapping[str, Rule] = {
-    "replace": Rule(False, lambda c, scores, weak, _: c(scores, weak), _replace, _logits),
-    "renormalise": Rule(True, _odds_value, _renormalise, _logs),
+    "replace": Rule(False, lambda c, scores, weak, _: c(scores, weak), _shares, _replace, _logits),
+    "renormalise": Rule(True, _odds_value, lambda logits: logits, _renormalise, _logs),
 }
 """``"replace"``: the target's column is replaced, the others keep the probabilities of the weak
 model (the paper's). ``"renormalise"``: the others are scaled so that every row sums to 1."""

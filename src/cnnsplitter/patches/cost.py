@@ -48,10 +48,7 @@ def measure_patch_cost(
     models = {"weak": patched.weak, "patched": ungated(patched)}
     costs = {n: measure_cost(model, patched.input_shape) for n, model in models.items()}
     if any(gate is not None for gate in patched.joint.gates):
-        each = [measure_cost(p.module, patched.input_shape).multiply_adds for p in patched.patches]
-        runs = sum(n * shares[p.target] for n, p in zip(each, patched.patches, strict=True))
-        mean = round(costs["weak"].multiply_adds + runs)
-        models["gated"], costs["gated"] = patched, replace(costs["patched"], multiply_adds=mean)
+        models["gated"], costs["gated"] = patched, expected_cost(patched, shares)
     if latency:
         images = next(timed_images(data).batches(_TIMED))[0]
         for name, model in models.items():
@@ -59,6 +56,22 @@ def measure_patch_cost(
                 time = latency_of(model, to_device(images, device_of(model)))
             costs[name] = replace(costs[name], latency_ms=time)
     return PatchCost(costs, shares)
+
+
+def expected_cost(patched: PatchedModel, shares: Mapping[str, float]) -> Cost:
+    """Return the cost with the mean multiply-adds of an image.
+
+    Args:
+        patched: The patched model.
+        shares: By patched class, the share of the images that its class module runs on.
+    """
+    shape = patched.input_shape
+    runs = sum(
+        measure_cost(part.module, shape).multiply_adds * shares[part.target]
+        for part in patched.patches
+    )
+    mean = round(measure_cost(patched.weak, shape).multiply_adds + runs)
+    return replace(measure_cost(ungated(patched), shape), multiply_adds=mean)
 
 
 def timed_images(data: ImageSet) -> ImageSet:

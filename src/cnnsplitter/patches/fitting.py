@@ -16,7 +16,7 @@ from cnnsplitter.data.images import class_ranks
 from cnnsplitter.errors import DataError, SettingsError, require_known
 from cnnsplitter.patches.combining import RULES, Joint, Observations, outputs_of
 from cnnsplitter.patches.gate_choice import choose_gates
-from cnnsplitter.patches.likelihood import fit_isotonic, fit_learned
+from cnnsplitter.patches.likelihood import fit_isotonic, fit_learned, fit_linear
 from cnnsplitter.patches.operating_point import OBJECTIVES, best_shift
 
 FOLDS = 5
@@ -128,6 +128,8 @@ def _calibrations(fitting: Fitting, seen: Observations) -> tuple[Calibration, ..
     if fitting.is_learned:
         alone = (fit_learned(fitting.calibration, seen.only([patch])) for patch in patches)
         return tuple(calibration for (calibration,) in alone)
+    if fitting.calibration == "linear":
+        return (fit_linear(seen),) * len(patches)
     if fitting.calibration == "isotonic":
         return tuple(fit_isotonic(seen, patch) for patch in patches)
     return tuple(_named_rule(fitting, seen, patch) for patch in patches)

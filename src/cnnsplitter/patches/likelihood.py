@@ -16,12 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cnnsplitter.calibration import IsotonicCalibration, LearnedCalibration
+from cnnsplitter.calibration import IsotonicCalibration, LearnedCalibration, LinearCalibration
 from cnnsplitter.errors import DataError
 from cnnsplitter.patches.combining import Observations
 
 RIDGE = 0.1
 """Pull towards the weak model alone, on standardised features; one image weighs about 1."""
+_NEVER = -1e4
+"""Logit of a class that no calibration image shows, under a linear layer."""
 
 _FEATURES: Mapping[str, tuple[tuple[float, ...], ...]] = {
     "learned": ((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)),
@@ -130,6 +132,33 @@ def fit_isotonic(seen: Observations, patch: int) -> IsotonicCalibration:
     return IsotonicCalibration(
         "isotonic", tuple(rule.X_thresholds_.tolist()), tuple(rule.y_thresholds_.tolist())
     )
+
+
+def fit_linear(seen: Observations) -> LinearCalibration:
+    """Fit a linear layer over the scores of all classes, as the re-test trains it.
+
+    It is a multinomial logistic regression on standardised scores with a unit ridge (MODA, arXiv
+    2411.01074, gives no details). A part of what it gains is that of retraining the last layer.
+
+    Raises:
+        DataError: No image of a patched class, or scores that are not finite.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    _require_fit(seen)
+    scores = seen.all_scores().double()
+    centre, spread = scores.mean(0), scores.std(0, correction=0)
+    spread = torch.where(spread > 0, spread, 1.0)
+    layer = LogisticRegression(max_iter=1000)
+    layer.fit(((scores - centre) / spread).numpy(), seen.labels.numpy())
+    slopes, offsets = torch.from_numpy(layer.coef_), torch.from_numpy(layer.intercept_)
+    if len(layer.classes_) == 2:  # scikit-learn keeps the difference of the two only
+        slopes, offsets = (torch.cat([-each, each]) / 2 for each in (slopes, offsets))
+    weights = torch.zeros(seen.layout.size, seen.layout.size, dtype=torch.float64)
+    biases = torch.full((seen.layout.size,), _NEVER, dtype=torch.float64)
+    weights[layer.classes_] = slopes / spread
+    biases[layer.classes_] = offsets - slopes @ (centre / spread)
+    return LinearCalibration("linear", tuple(map(tuple, weights.tolist())), tuple(biases.tolist()))
 
 
 def _features(seen: Observations) -> tuple[Tensor, Tensor, Tensor]:

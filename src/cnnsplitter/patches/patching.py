@@ -78,6 +78,12 @@ class PatchedModel(nn.Module):
             tuple(patch.calibration for patch in patches), tuple(p.gate for p in patches), rule
         )
         _check_patches(weak, patches, self.classes)
+        layer = self.joint.layer
+        if layer and len(layer.biases) != len(self.classes):
+            raise SettingsError(
+                f"the linear layer is one of {len(layer.biases)} classes, but there are "
+                f"{len(self.classes)}"
+            )
         self.layout = Layout.of(self.classes, weak.classes, self.targets)
         self.class_modules = nn.ModuleList(patch.module for patch in patches)
         self.eval()
@@ -110,8 +116,13 @@ class PatchedModel(nn.Module):
         Networks are shared with this model. Classes that only those patches knew are gone.
 
         Raises:
-            SettingsError: A class that is not patched.
+            SettingsError: A class that is not patched, or some of the classes of a linear layer,
+                which is fitted to all of them.
         """
+        if self.joint.layer and set(targets) not in (set(), set(self.targets)):
+            raise SettingsError(
+                "a linear layer is fitted to all patches together; take all away, or patch anew"
+            )
         for target in targets:
             require_known("patched class", target, self.targets)
         gone = set(targets) - set(self.weak.classes)
