@@ -2,15 +2,14 @@
 
 import inspect
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from torch import nn
 
-from cnnsplitter.errors import ModelError, UnsupportedModelError
+from cnnsplitter.errors import ModelError, UnsupportedModelError, defined_at, first_line
 
 _OTHERS = (
     str(Path(torch.__file__).parent),
@@ -31,7 +30,7 @@ def require_one_input(model: nn.Module) -> None:
     if len(needed) > 1:
         raise UnsupportedModelError(
             f"{type(model).__name__} needs several inputs ({', '.join(needed)}; "
-            f"{_defined_at(model.forward)}); wrap it in a module whose forward takes the images "
+            f"{defined_at(model.forward)}); wrap it in a module whose forward takes the images "
             "alone and fills in the others"
         )
 
@@ -51,7 +50,7 @@ def refusal(shadow: nn.Module, shape: tuple[int, ...], error: Exception) -> Mode
             f"{name} cannot be traced: its control flow depends on data{place}; "
             "decide by shapes only, or use torch.where"
         )
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     return ModelError(f"{name} cannot be traced with an input of shape {shape}{place}: {reason}")
 
 
@@ -72,8 +71,3 @@ def _frames(error: Exception) -> Iterator[tuple[FrameType, int]]:
     while traceback is not None:
         yield traceback.tb_frame, traceback.tb_lineno
         traceback = traceback.tb_next
-
-
-def _defined_at(function: Callable[..., Any]) -> str:
-    code = getattr(function, "__code__", None)
-    return f"{code.co_filename}:{code.co_firstlineno}" if code else "source unknown"

@@ -1,13 +1,13 @@
 """Networks with shapes but no numbers."""
 
-import copy
 from typing import Any
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
-from cnnsplitter.errors import ModelError, UnsupportedModelError
+from cnnsplitter.errors import ModelError
+from cnnsplitter.nets import copied
 
 
 def without_data(model: nn.Module) -> nn.Module:
@@ -25,13 +25,7 @@ def without_data(model: nn.Module) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
     for buffer in model.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    try:
-        return copy.deepcopy(model, memo).eval()
-    except RuntimeError as error:  # PyTorch copies no tensor that was computed, as weight_norm's
-        raise UnsupportedModelError(
-            f"{type(model).__name__} cannot be copied, because a layer keeps weights that are "
-            "computed from others; cnnsplitter.bake(model) makes them plain"
-        ) from error
+    return copied(model, memo).eval()
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from cnnsplitter.commands.options import (
 )
 from cnnsplitter.commands.tables import (
     costs_of,
-    outline,
+    outline_lines,
     show_changes,
     show_costs,
     show_evaluation,
@@ -150,7 +150,7 @@ def inspect(
         for module in getattr(model, "class_modules", ())
     ]
     terminal.line(f"{file}: {kind}\n")
-    for line in outline({**manifest, "made with": made}):
+    for line in outline_lines({**manifest, "made with": made}):
         terminal.line(line)
     terminal.table("Size", parts)
     terminal.result({"kind": kind, **manifest, "details": made, "parts": parts})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cnnsplitter.engines.worker import Worker, pack, scores_of
-from cnnsplitter.errors import EngineError, SettingsError
+from cnnsplitter.errors import EngineError, SettingsError, first_line
 from cnnsplitter.scoring import CutScorer, equal_parts
 from cnnsplitter.search import Scorer
 
@@ -131,7 +131,7 @@ def _connect(ray: Any, address: str | None, workers: int | None) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 def _import_ray() -> Any:
