@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnsplitter.errors import ModelError, SettingsError, first_line
-from cnnsplitter.nets import eval_mode
+from cnnsplitter.nets import eval_mode, require_one_input
 from cnnsplitter.preprocessing import Preprocessing
 
 
@@ -117,6 +117,7 @@ class Classifier(nn.Module):
                     f"the preprocessing is for {len(values)} channels but the images have "
                     f"{channels}; give one mean and std, or one per channel"
                 )
+        require_one_input(self.net)
         output = self._try_out()
         if output.shape != (2, len(self.classes)):
             raise ModelError(

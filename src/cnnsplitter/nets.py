@@ -1,6 +1,7 @@
-"""What is done with any network: copy it, and put it in evaluation mode for a while."""
+"""What is done with any network: copied, put in evaluation mode, asked what it takes."""
 
 import copy
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -8,7 +9,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from cnnsplitter.errors import UnsupportedModelError, first_line
+from cnnsplitter.errors import UnsupportedModelError, defined_at, first_line
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -42,6 +43,28 @@ def copied(net: M, replaced: dict[int, Any] | None = None) -> M:
     except RuntimeError as error:
         reason = _kept_tensor(net) or first_line(error)
         raise UnsupportedModelError(f"{type(net).__name__} cannot be copied: {reason}") from error
+
+
+def require_one_input(model: nn.Module) -> None:
+    """Raise ``UnsupportedModelError`` unless ``model`` can be called with images alone."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # a forward without a signature, as of some compiled modules
+        return
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind in _POSITIONAL_OR_NAMED]
+    if len(needed) > 1:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} needs several inputs ({', '.join(needed)}; "
+            f"{defined_at(model.forward)}); wrap it in a module whose forward takes the images "
+            "alone and fills in the others"
+        )
+
+
+_POSITIONAL_OR_NAMED = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.KEYWORD_ONLY,
+)
 
 
 def _kept_tensor(net: nn.Module) -> str | None:

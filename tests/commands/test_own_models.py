@@ -39,6 +39,11 @@ def normed():
     return net
 
 
+class Pair(Net):
+    def forward(self, x, mask):
+        return super().forward(x * mask)
+
+
 def with_weights(path):
     net = Net(width=6)
     net.load_state_dict(torch.load(path, weights_only=True))
@@ -276,6 +281,7 @@ class TestDoctor:
             (("strong.st", "--bake", *REBUILD), ("--bake", "strong.st")),
             (("strong.st", "--width", "2", *REBUILD), ("--width", "strong.st")),
             (("own_nets:Net",), ("--data", "--input-shape")),
+            (("own_nets:Pair", *SHAPE), ("several inputs (x, mask; ", "own_nets.py:", "wrap it")),
             (("own_nets:Net", *SHAPE, "--model", "own_nets:Net"), ("--model", "own_nets:Net")),
             (("strong.st", "--model", "resnet20"), ("--model", "'resnet20'")),
             (("strong.st", "--model-arg", "width=6"), ("--model-arg", "--model")),

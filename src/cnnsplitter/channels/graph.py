@@ -14,8 +14,9 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from cnnsplitter.channels.calls import Stored
-from cnnsplitter.channels.refusals import refusal, require_one_input
+from cnnsplitter.channels.refusals import refusal
 from cnnsplitter.channels.shadow import without_data
+from cnnsplitter.nets import require_one_input
 
 MODULE = "module"
 """Key of a node's ``meta`` under which the path of the innermost module stands."""

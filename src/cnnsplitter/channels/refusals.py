@@ -1,6 +1,5 @@
 """Why a network cannot be traced: what its author wrote where, and what to do."""
 
-import inspect
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from types import FrameType
 import torch
 from torch import nn
 
-from cnnsplitter.errors import ModelError, UnsupportedModelError, defined_at, first_line
+from cnnsplitter.errors import ModelError, UnsupportedModelError, first_line
 
 _OTHERS = (
     str(Path(torch.__file__).parent),
@@ -18,28 +17,6 @@ _OTHERS = (
     "<",
 )
 """Beginnings of the names of files that the network's author did not write."""
-
-
-def require_one_input(model: nn.Module) -> None:
-    """Raise ``UnsupportedModelError`` unless ``model`` can be called with images alone."""
-    try:
-        parameters = inspect.signature(model.forward).parameters.values()
-    except (TypeError, ValueError):  # a forward without a signature, as of some compiled modules
-        return
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind in _POSITIONAL_OR_NAMED]
-    if len(needed) > 1:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} needs several inputs ({', '.join(needed)}; "
-            f"{defined_at(model.forward)}); wrap it in a module whose forward takes the images "
-            "alone and fills in the others"
-        )
-
-
-_POSITIONAL_OR_NAMED = (
-    inspect.Parameter.POSITIONAL_ONLY,
-    inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    inspect.Parameter.KEYWORD_ONLY,
-)
 
 
 def refusal(shadow: nn.Module, shape: tuple[int, ...], error: Exception) -> ModelError:
