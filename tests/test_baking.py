@@ -89,6 +89,28 @@ def test_wrapped_layers_are_frozen_and_the_reason_names_the_cure(wrap: Wrap) -> 
     }
 
 
+class Remembers(nn.Module):
+    """Keeps its last activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(self.conv(x))
+        return self.seen[-1].mean((2, 3))
+
+
+@pytest.mark.parametrize("use", [bake, lambda net: ChannelMap.trace(net, torch.zeros(2, 3, 8, 8))])
+def test_a_kept_activation_is_named(use: Callable[[nn.Module], object]) -> None:
+    net = nn.Sequential(nn.Identity(), Remembers())
+    net(torch.zeros(2, 3, 8, 8))
+    with pytest.raises(UnsupportedModelError, match=r"layer '1' .* 'seen'; .*detach") as caught:
+        use(net)
+    assert "bake" not in str(caught.value)
+
+
 def test_flags_sharing_and_plain_layers_stay_as_they_are() -> None:
     shared = parametrizations.weight_norm(nn.Conv2d(3, 3, 1))
     plain = nn.Conv2d(3, 2, 1)

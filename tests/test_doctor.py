@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import toys
 from cnnsplitter.channels import ChannelMap
-from cnnsplitter.doctor import SHARES, Diagnosis, diagnose
+from cnnsplitter.doctor import SHARES, Examination, examine
 from cnnsplitter.errors import ModelError, UnsupportedModelError
 from cnnsplitter.search import GeneticSearch, SearchProblem
 
@@ -29,11 +29,11 @@ class Odd(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def healthy() -> Diagnosis:
-    return diagnose(toys.classifier("resnet20"), search=SMALL, search_images=40, train_images=50)
+def healthy() -> Examination:
+    return examine(toys.classifier("resnet20"), search=SMALL, search_images=40, train_images=50)
 
 
-def test_counts_are_those_of_the_channel_map(healthy: Diagnosis) -> None:
+def test_counts_are_those_of_the_channel_map(healthy: Examination) -> None:
     strong = toys.classifier("resnet20")
     channels = ChannelMap.trace(strong.net, strong.example())
     convs = [m for m in strong.net.modules() if isinstance(m, nn.Conv2d)]
@@ -47,14 +47,14 @@ def test_counts_are_those_of_the_channel_map(healthy: Diagnosis) -> None:
     assert sum(row["units"] for row in healthy.ties()) == 2 + 1 + 3
 
 
-def test_masked_and_cut_agree(healthy: Diagnosis) -> None:
+def test_masked_and_cut_agree(healthy: Examination) -> None:
     assert tuple(check.share for check in healthy.checks) == SHARES
     assert all(check.agrees for check in healthy.checks)
     kernels = [check.kernels for check in healthy.checks]
     assert kernels == sorted(kernels)
 
 
-def test_the_estimate_adds_up(healthy: Diagnosis) -> None:
+def test_the_estimate_adds_up(healthy: Examination) -> None:
     estimate = healthy.estimate
     assert estimate is not None
     assert estimate.candidates == 3 * (6 + 3 * 4)
@@ -80,7 +80,7 @@ def test_candidates_are_as_many_as_a_search_runs() -> None:
     labels = torch.arange(20) % 2
     problem = SearchProblem(channels, ("a", "b"), importance, ratios, labels, score)
     SMALL.run(problem, seed=0)
-    estimate = diagnose(strong, search=SMALL, search_images=20).estimate
+    estimate = examine(strong, search=SMALL, search_images=20).estimate
     assert estimate is not None
     # Children that equal a known selection are not run again.
     assert 0.8 * estimate.candidates <= counted <= estimate.candidates
@@ -88,7 +88,7 @@ def test_candidates_are_as_many_as_a_search_runs() -> None:
 
 def test_an_unknown_operator_is_frozen_and_named() -> None:
     strong = toys.own_classifier(Odd())
-    found = diagnose(strong, search=SMALL, search_images=20)
+    found = examine(strong, search=SMALL, search_images=20)
     assert found.obstacle is not None
     assert "aten.logcumsumexp" in found.obstacle
     assert "test_doctor.py:" in found.obstacle
@@ -105,12 +105,12 @@ def test_where_nothing_can_be_selected_there_is_no_estimate() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self[0](x).mean((2, 3)).sort(dim=1).values  # type: ignore[no-any-return]
 
-    found = diagnose(toys.own_classifier(Mixed(nn.Conv2d(3, 3, 3))))
+    found = examine(toys.own_classifier(Mixed(nn.Conv2d(3, 3, 3))))
     assert (found.selectable, found.estimate) == (0, None)
     assert json.dumps(found.to_json())
 
 
-def test_json_is_complete(healthy: Diagnosis) -> None:
+def test_json_is_complete(healthy: Examination) -> None:
     value: dict[str, Any] = json.loads(json.dumps(healthy.to_json()))
     assert value["kernels"] == value["selectable"] == sum(row["kernels"] for row in value["layers"])
     assert value["estimate"]["total"] > 0
@@ -120,7 +120,7 @@ def test_json_is_complete(healthy: Diagnosis) -> None:
 def test_the_model_is_left_as_it_was() -> None:
     strong = toys.classifier("weak-rescnn-5").train()
     before = {k: (v.clone(), v.stride()) for k, v in strong.state_dict().items()}
-    diagnose(strong, search=SMALL, search_images=20)
+    examine(strong, search=SMALL, search_images=20)
     assert all(module.training for module in strong.modules())
     for name, tensor in strong.state_dict().items():
         assert torch.equal(tensor, before[name][0])
@@ -133,6 +133,6 @@ def test_what_cannot_be_followed_at_all_is_an_error() -> None:
             return self[0](x if x.sum() > 0 else -x).mean((2, 3))  # type: ignore[no-any-return]
 
     with pytest.raises(UnsupportedModelError, match="Chooses cannot be traced"):
-        diagnose(toys.own_classifier(Chooses(nn.Conv2d(3, 3, 3))))
+        examine(toys.own_classifier(Chooses(nn.Conv2d(3, 3, 3))))
     with pytest.raises(ModelError, match="has no convolution"):
-        diagnose(toys.own_classifier(nn.Sequential(nn.Flatten(), nn.Linear(768, 3))))
+        examine(toys.own_classifier(nn.Sequential(nn.Flatten(), nn.Linear(768, 3))))

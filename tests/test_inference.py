@@ -11,12 +11,12 @@ from cnnsplitter.errors import DataError
 from cnnsplitter.inference import (
     best_device,
     device_of,
-    eval_mode,
     native_bfloat16,
     predict,
     to_device,
 )
 from cnnsplitter.models import initialise
+from cnnsplitter.nets import eval_mode
 
 
 def _net() -> nn.Sequential:

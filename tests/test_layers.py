@@ -18,6 +18,8 @@ LAYERS = (
     {"errors", "progress"},
     {
         "extras",
+        "nets",
+        "outlines",
         "preprocessing",
         "selection",
         "files",

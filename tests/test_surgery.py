@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.masking import masked
 from cnnsplitter.errors import SelectionError, UnsupportedModelError
-from cnnsplitter.inference import eval_mode
 from cnnsplitter.models import MODELS, build_model
+from cnnsplitter.nets import eval_mode
 from cnnsplitter.selection import Selection
 from cnnsplitter.surgery import extract, masked_forward
 from strategies import Spec, build, images, randomise, specs

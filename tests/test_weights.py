@@ -108,6 +108,37 @@ def test_a_value_beyond_the_nets_type_is_refused(tmp_path: Path) -> None:
         load_weights(nn.Linear(1, 1, bias=False), tmp_path / "w.safetensors")
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64])
+def test_numbers_of_another_kind_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = {"weight": torch.ones(1, 1).to(dtype), "bias": torch.zeros(1)}
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=rf"'weight' is {dtype} but must be torch.float32"):
+        load_weights(nn.Linear(1, 1), tmp_path / "w.pt")
+
+
+def test_whole_numbers_stay_whole(tmp_path: Path) -> None:
+    net = nn.BatchNorm2d(2)
+    net.register_buffer("places", torch.tensor([1, 0]))
+    state = {**net.state_dict(), "num_batches_tracked": torch.tensor(3.0)}
+    torch.save(state, tmp_path / "w.pt")
+    loaded = load_weights(net, tmp_path / "w.pt").state_dict()
+    assert loaded["num_batches_tracked"].tolist() == 3
+    torch.save({**state, "places": torch.tensor([0.5, 0.0])}, tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"'places' is torch.float32 but must be torch.int64"):
+        load_weights(net, tmp_path / "w.pt")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_a_torchscript_archive_is_called_so(tmp_path: Path) -> None:
+    net = nn.Linear(1, 1)
+    script: Any = torch.jit
+    script.trace(net, torch.zeros(1, 1)).save(str(tmp_path / "w.pt"))
+    with pytest.raises(StorageError, match=r"w.pt: a TorchScript archive.*state_dict\(\)"):
+        load_weights(net, tmp_path / "w.pt")
+    torch.save(script.load(str(tmp_path / "w.pt")).state_dict(), tmp_path / "state.pt")
+    assert _same(load_weights(nn.Linear(1, 1), tmp_path / "state.pt"), net)
+
+
 def test_code_in_a_file_is_never_run(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:

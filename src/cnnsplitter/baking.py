@@ -5,7 +5,6 @@ of their weights, so that none of them could be cut. The baked network gives the
 trains otherwise.
 """
 
-import copy
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  # its usual name
 from torch.overrides import TorchFunctionMode
 
-from cnnsplitter.inference import eval_mode
+from cnnsplitter.nets import copied, eval_mode
 
 _TOLERANCE = 1e-12
 _Plain = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
@@ -58,13 +57,16 @@ def bake(model: nn.Module) -> nn.Module:
 
     Returns:
         The copy; in evaluation mode it gives the same outputs as ``model``.
+
+    Raises:
+        UnsupportedModelError: The network keeps computed tensors, such as activations.
     """
     memo: dict[int, Any] = {}
     for module in model.modules():
         plain = _plain(module) if isinstance(module, _Plain) else None
         if plain is not None:
             memo[id(module)] = plain.train(module.training)
-    return copy.deepcopy(model, memo)
+    return copied(model, memo)
 
 
 def _plain(module: _Plain) -> _Plain | None:

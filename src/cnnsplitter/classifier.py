@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnsplitter.errors import ModelError, SettingsError
+from cnnsplitter.errors import ModelError, SettingsError, first_line
+from cnnsplitter.nets import eval_mode, require_one_input
 from cnnsplitter.preprocessing import Preprocessing
 
 
@@ -116,6 +117,7 @@ class Classifier(nn.Module):
                     f"the preprocessing is for {len(values)} channels but the images have "
                     f"{channels}; give one mean and std, or one per channel"
                 )
+        require_one_input(self.net)
         output = self._try_out()
         if output.shape != (2, len(self.classes)):
             raise ModelError(
@@ -124,17 +126,13 @@ class Classifier(nn.Module):
             )
 
     def _try_out(self) -> Tensor:
-        training = {module: module.training for module in self.net.modules()}
         try:
-            with torch.no_grad():
-                return logits_of(self.net.eval()(self.example()))
+            with torch.no_grad(), eval_mode(self.net):
+                return logits_of(self.net(self.example()))
         except ModelError:
             raise
         except Exception as error:  # the network may be the user's own, with errors of any type
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise ModelError(
                 f"the network does not take images of shape {self.input_shape}: {reason}"
             ) from error
-        finally:
-            for module, flag in training.items():
-                module.training = flag

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cnnsplitter.inference import device_of, eval_mode
+from cnnsplitter.inference import device_of
+from cnnsplitter.nets import eval_mode
 
 LATENCY_SECONDS = 0.5
 """How long a model is timed."""

@@ -14,10 +14,10 @@ from cnnsplitter.channels.cutting import narrow_copy
 from cnnsplitter.channels.verify import TOLERANCE
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.errors import UnsupportedModelError
-from cnnsplitter.inference import eval_mode
+from cnnsplitter.nets import eval_mode
 from cnnsplitter.search import GeneticSearch, SearchProblem
 from cnnsplitter.sensitivity import RATIOS
-from cnnsplitter.splitting import IMPORTANCE_IMAGES, trace
+from cnnsplitter.splitting import IMPORTANCE_IMAGES, Unknown, trace
 from cnnsplitter.surgery import extract, masked_forward
 
 T = TypeVar("T")
@@ -93,7 +93,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, eq=False)
-class Diagnosis:
+class Examination:
     """What can be said of a network before a search.
 
     Attributes:
@@ -172,14 +172,15 @@ def _because(frozen: dict[str, Any], name: str) -> str | None:
     return f"{cause.reason}{place}"
 
 
-def diagnose(
+def examine(
     strong: Classifier,
     *,
     search: GeneticSearch | None = None,
     search_images: int = SEARCH_IMAGES,
     train_images: int = IMPORTANCE_IMAGES,
+    unknown: Unknown = "error",
     seed: int = 0,
-) -> Diagnosis:
+) -> Examination:
     """Trace ``strong``, compare masked with cut, and estimate how long a split will take.
 
     Args:
@@ -187,6 +188,7 @@ def diagnose(
         search: The search to estimate; by default the default genetic search.
         search_images: How many images will score each candidate.
         train_images: How many images importance is measured on.
+        unknown: What the split will be told to do about unknown operators.
         seed: Of the random selections and images.
 
     Raises:
@@ -194,7 +196,7 @@ def diagnose(
         ModelError: The network does not fit its images, or has no convolution.
     """
     started = time.perf_counter()
-    channels, obstacle = _trace(strong)
+    channels, obstacle = _trace(strong, unknown)
     traced = time.perf_counter() - started
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(2, *strong.input_shape, generator=generator)
@@ -209,12 +211,12 @@ def diagnose(
         estimate = estimate_split(
             strong, channels, search, search_images, train_images, generator=generator
         )
-    return Diagnosis(channels, obstacle, traced, extraction, tuple(checks), estimate)
+    return Examination(channels, obstacle, traced, extraction, tuple(checks), estimate)
 
 
-def _trace(strong: Classifier) -> tuple[ChannelMap, str | None]:
+def _trace(strong: Classifier, unknown: Unknown) -> tuple[ChannelMap, str | None]:
     try:
-        return trace(strong), None
+        return trace(strong, unknown=unknown), None
     except UnsupportedModelError as error:
         return trace(strong, unknown="freeze"), str(error)
 

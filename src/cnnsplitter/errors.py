@@ -1,7 +1,9 @@
 """Every error that a user can cause: one typed, one-line message that says what to do."""
 
 import difflib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 class CnnSplitterError(Exception):
@@ -54,3 +56,16 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
     known = list(known)
     if name not in known:
         raise SettingsError(f"unknown {kind} {name!r}; {did_you_mean(name, known)}")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, its type if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def defined_at(thing: Callable[..., Any]) -> str:
+    """Return file and line of a function or class, its module if there is no source."""
+    try:
+        return f"{inspect.getsourcefile(thing)}:{inspect.getsourcelines(thing)[1]}"
+    except (OSError, TypeError):
+        return f"module {getattr(thing, '__module__', 'unknown')}"

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from cnnsplitter.errors import SettingsError
+from cnnsplitter.errors import SettingsError, first_line
 
 
 def require_extra(extra: str, *modules: str) -> None:
@@ -16,7 +16,7 @@ def require_extra(extra: str, *modules: str) -> None:
         try:
             import_module(name)
         except (ImportError, RuntimeError, OSError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise SettingsError(
                 f"{name} cannot be imported ({reason}); pip install 'cnnsplitter[{extra}]'"
             ) from error

@@ -48,6 +48,17 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def require_new(
+    path: Path,
+    overwrite: bool = False,
+    *,
+    remedy: str = "choose another name or allow to overwrite it",
+) -> None:
+    """Raise ``StorageError`` if ``path`` exists, unless it may be overwritten."""
+    if path.exists() and not overwrite:
+        raise StorageError(f"{path}: exists already; {remedy}")
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> None:
     """Write ``tensors`` and ``manifest`` to ``path``, replacing what is there.
 
@@ -82,10 +93,25 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         StorageError: The file is missing, truncated, foreign or of another format version.
     """
+    with _opened(path) as file:
+        manifest = _parse_manifest(path, (file.metadata() or {}).get(_KEY))
+        return {name: file.get_tensor(name) for name in file.keys()}, manifest  # noqa: SIM118
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest alone, from the header of the file; errors are those of ``read_tensors``.
+
+    The header tells how long the file must be, so that a truncated one is refused, too.
+    """
+    with _opened(path) as file:
+        return _parse_manifest(path, (file.metadata() or {}).get(_KEY))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            manifest = _parse_manifest(path, (file.metadata() or {}).get(_KEY))
-            return {name: file.get_tensor(name) for name in file.keys()}, manifest  # noqa: SIM118
+            yield file
     except FileNotFoundError as error:
         raise StorageError(f"{path}: no such file") from error
     except StorageError:

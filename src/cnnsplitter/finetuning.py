@@ -21,7 +21,8 @@ from cnnsplitter.class_modules import ClassModule, require_same_shape
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError, ModelError, SettingsError
-from cnnsplitter.inference import device_of, eval_mode, to_device
+from cnnsplitter.inference import device_of, to_device
+from cnnsplitter.nets import eval_mode
 from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.recalibration import norms_of
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cnnsplitter.channels.cutting import adopt_sizes
 from cnnsplitter.errors import UnsupportedModelError
-from cnnsplitter.inference import eval_mode
+from cnnsplitter.nets import eval_mode
 
 _ROUNDING = 1e-4
 

@@ -14,7 +14,8 @@ from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError, StorageError
 from cnnsplitter.files import read_tensors, write_tensors
-from cnnsplitter.inference import device_of, eval_mode
+from cnnsplitter.inference import device_of
+from cnnsplitter.nets import eval_mode
 from cnnsplitter.progress import Progress, Step, silent
 
 _KIND = "importance"

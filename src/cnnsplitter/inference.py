@@ -10,21 +10,9 @@ from torch import Tensor, nn
 
 from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError
+from cnnsplitter.nets import eval_mode
 
 Precision = Literal["float32", "bfloat16"]
-
-
-@contextmanager
-def eval_mode(*modules: nn.Module) -> Iterator[None]:
-    """Put ``modules`` in eval mode for the block; every training flag inside is then restored."""
-    training = [(m, m.training) for module in modules for m in module.modules()]
-    try:
-        for module in modules:
-            module.eval()
-        yield
-    finally:
-        for part, flag in training:
-            part.training = flag
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.cost import measure_cost
-from cnnsplitter.inference import eval_mode
+from cnnsplitter.nets import eval_mode
 
 _NN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 

@@ -12,8 +12,9 @@ from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.masking import masked
 from cnnsplitter.classifier import Classifier, logits_of
 from cnnsplitter.data import ImageSet
-from cnnsplitter.inference import device_of, eval_mode, predict, to_device
+from cnnsplitter.inference import device_of, predict, to_device
 from cnnsplitter.mask_cost import MaskCost
+from cnnsplitter.nets import eval_mode
 
 
 @dataclass(frozen=True, eq=False)

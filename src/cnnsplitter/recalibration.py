@@ -15,7 +15,8 @@ from torch import nn
 
 from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError
-from cnnsplitter.inference import device_of, eval_mode, to_device
+from cnnsplitter.inference import device_of, to_device
+from cnnsplitter.nets import eval_mode
 
 M = TypeVar("M", bound=nn.Module)
 _BatchNorm = nn.modules.batchnorm._BatchNorm

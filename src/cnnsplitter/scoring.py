@@ -11,7 +11,8 @@ from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.cutting import narrow_copy
 from cnnsplitter.classifier import Classifier, logits_of
 from cnnsplitter.data import ImageSet
-from cnnsplitter.inference import device_of, eval_mode, one_thread, predict
+from cnnsplitter.inference import device_of, one_thread, predict
+from cnnsplitter.nets import eval_mode
 
 NETS_AT_ONCE = 16
 """Narrow networks alive at a time: each batch of images is read once for all of them."""

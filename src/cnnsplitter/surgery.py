@@ -6,8 +6,8 @@ from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.cutting import narrow_copy
 from cnnsplitter.channels.masking import masked
 from cnnsplitter.channels.shadow import RUN_ERRORS, run_shapes
-from cnnsplitter.errors import UnsupportedModelError
-from cnnsplitter.inference import eval_mode
+from cnnsplitter.errors import UnsupportedModelError, first_line
+from cnnsplitter.nets import eval_mode
 from cnnsplitter.selection import Selection
 
 
@@ -27,7 +27,7 @@ def extract(model: nn.Module, channels: ChannelMap, selection: Selection) -> nn.
     except RUN_ERRORS as error:
         raise UnsupportedModelError(
             f"the cut {type(model).__name__} does not run, so its forward holds a number of "
-            f"channels: {str(error).strip().splitlines()[0]}"
+            f"channels: {first_line(error)}"
         ) from error
     return narrow
 

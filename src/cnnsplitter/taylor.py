@@ -12,8 +12,9 @@ from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError
 from cnnsplitter.importance import Importance
-from cnnsplitter.inference import device_of, eval_mode, to_device
+from cnnsplitter.inference import device_of, to_device
 from cnnsplitter.masked_scoring import constant_weights
+from cnnsplitter.nets import eval_mode
 from cnnsplitter.progress import Progress, Step, silent
 
 

@@ -1,6 +1,6 @@
 """Loading weights that others trained, without ever running what a file holds."""
 
-import copy
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cnnsplitter.errors import ModelError, StorageError
+from cnnsplitter.nets import copied
 
 _PICKLED = (".pt", ".pth", ".th")
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
@@ -72,8 +73,8 @@ def load_weights(net: nn.Module, path: str | Path) -> nn.Module:
 
     Raises:
         StorageError: The file is missing, broken, of another kind or holds more than tensors.
-        ModelError: The weights do not fit ``net`` or are not finite; names the first keys; the
-            error's notes name the others.
+        ModelError: The weights do not fit ``net``, are not finite, or are whole or complex numbers
+            where ``net`` has floats; names the first keys; the error's notes name the others.
     """
     path = Path(path)
     tensors = _without_prefixes(_read(path), net.state_dict().keys())
@@ -83,7 +84,8 @@ def load_weights(net: nn.Module, path: str | Path) -> nn.Module:
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_meta:
             raise ModelError(f"{path}: weight {name!r} is sparse or empty; save it as it is used")
-    loaded = _copied(net)
+    _require_kinds(path, net, tensors)
+    loaded = copied(net)
     loaded.load_state_dict(tensors, strict=False)
     for name, tensor in loaded.state_dict().items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
@@ -91,14 +93,21 @@ def load_weights(net: nn.Module, path: str | Path) -> nn.Module:
     return loaded
 
 
-def _copied(net: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(net)
-    except RuntimeError as error:  # PyTorch copies no tensor that was computed
-        raise ModelError(
-            f"{type(net).__name__} cannot be copied, because it keeps tensors that were computed; "
-            "load the weights before it is run"
-        ) from error
+def _require_kinds(path: Path, net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse whole or complex numbers where ``net`` has floats, and the other way round."""
+    for name, own in net.state_dict().items():
+        # Whoever converts a whole checkpoint to floats converts the batch counters, too.
+        if name not in tensors or name.endswith("num_batches_tracked"):
+            continue
+        given = tensors[name].dtype
+        if (given.is_floating_point, given.is_complex) != (
+            own.dtype.is_floating_point,
+            own.dtype.is_complex,
+        ):
+            raise ModelError(
+                f"{path}: weight {name!r} is {given} but must be {own.dtype}; if it is quantised, "
+                "save it as floats"
+            )
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -116,6 +125,11 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _unpickle(path: Path) -> Any:
+    if _is_torchscript(path):
+        raise StorageError(
+            f"{path}: a TorchScript archive, which holds a program; load it where you trust it, by "
+            "torch.jit.load, and save its state_dict()"
+        )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
@@ -125,6 +139,14 @@ def _unpickle(path: Path) -> Any:
         ) from error
     except (RuntimeError, ValueError, EOFError, OSError, KeyError, IndexError) as error:
         raise StorageError(f"{path}: truncated or no PyTorch file; get it anew") from error
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
 
 
 def _tensors(path: Path, content: Any) -> dict[str, Tensor]:

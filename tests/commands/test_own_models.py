@@ -39,6 +39,11 @@ def normed():
     return net
 
 
+class Pair(Net):
+    def forward(self, x, mask):
+        return super().forward(x * mask)
+
+
 def with_weights(path):
     net = Net(width=6)
     net.load_state_dict(torch.load(path, weights_only=True))
@@ -214,6 +219,19 @@ class TestDoctor:
         assert shown[0]["estimate"]["images"] == 20
         assert shown[0]["estimate"]["candidates"] == 16
 
+    def test_options_of_adopt_and_split(self, workshop: Path) -> None:
+        normed = ("doctor", "own_nets:normed", *self.SHAPE, "--json")
+        plain, baked = succeed(*normed).json, succeed(*normed, "--bake").json
+        assert (plain["selectable"], baked["selectable"]) == (0, baked["kernels"])
+        own = ("doctor", "lenet5", *self.SHAPE, "--json")
+        half = succeed(*own, "--width", 0.5).json
+        assert 0 < half["kernels"] < succeed(*own).json["kernels"]
+        odd = ("doctor", "own_nets:Net", "--model-arg", "odd=true", *self.SHAPE, "--json")
+        refused, kept = succeed(*odd).json, succeed(*odd, "--freeze-unknown").json
+        assert "logcumsumexp" in refused["obstacle"]
+        assert kept["obstacle"] is None
+        assert kept["frozen"] == refused["frozen"]
+
     def test_the_data_says_how_many_images(self, workshop: Path) -> None:
         shown = succeed("doctor", "strong.st", *REBUILD, "--data", "data.npz", "--json").json
         assert shown["estimate"]["images"] == 36
@@ -260,7 +278,10 @@ class TestDoctor:
         [
             (("strong.st", "--classes", "4", *REBUILD), ("--classes", "strong.st")),
             (("strong.st", "--weights", "w.pth", *REBUILD), ("--weights", "strong.st")),
+            (("strong.st", "--bake", *REBUILD), ("--bake", "strong.st")),
+            (("strong.st", "--width", "2", *REBUILD), ("--width", "strong.st")),
             (("own_nets:Net",), ("--data", "--input-shape")),
+            (("own_nets:Pair", *SHAPE), ("several inputs (x, mask; ", "own_nets.py:", "wrap it")),
             (("own_nets:Net", *SHAPE, "--model", "own_nets:Net"), ("--model", "own_nets:Net")),
             (("strong.st", "--model", "resnet20"), ("--model", "'resnet20'")),
             (("strong.st", "--model-arg", "width=6"), ("--model-arg", "--model")),

@@ -117,6 +117,12 @@ class TestFolder:
         assert "- seed: 7" in card.text
         assert "photos/" not in card.text
 
+    def test_what_is_read_names_no_folder_of_images(self, tmp_path: Path) -> None:
+        save_folder(MODELS["classifier"], tmp_path, details=DETAILS)
+        told = json.loads((tmp_path / "config.json").read_text())["details"]
+        assert told == {**DETAILS, "data": "mine.npz[bird,cat,dog]"}
+        assert "photos/" not in (tmp_path / "README.md").read_text()
+
     def test_a_comparison_is_shown_as_its_rows(self, tmp_path: Path) -> None:
         rows = [{"target": "dog", "f1_before": 0.5, "f1_after": 0.625}]
         save_folder(MODELS["patched"], tmp_path, details={"metrics": rows})
@@ -234,6 +240,8 @@ class TestWire:
         with pytest.raises(StorageError, match=f"^.*{REPOSITORY}: {message}"):
             pull_from_hub(REPOSITORY, tmp_path / "out")
         assert not (tmp_path / "out").exists()
+        kept = (path for path in (tmp_path / "cache").rglob("*") if path.is_file())
+        assert content not in [path.read_bytes() for path in kept]
 
     def test_only_the_model_is_fetched(self, hub: hub_server.Hub, tmp_path: Path) -> None:
         save(MODELS["classifier"], tmp_path / "model.safetensors")

@@ -162,6 +162,22 @@ def test_metadata_survives(models: dict[str, Model], folder: Path) -> None:
         assert describe(folder / f"{name}.safetensors")["details"] == {"seed": 7, "note": name}
 
 
+def test_a_file_is_described_by_its_header(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = next(folder.glob("*.safetensors"))
+    expected = describe(path)
+
+    def read(path: Path) -> None:
+        raise AssertionError(f"{path} is read whole")
+
+    monkeypatch.setattr("cnnsplitter.storage.saving.read_tensors", read)
+    assert describe(path) == expected
+    (tmp_path / "short").write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(StorageError, match="truncated"):
+        describe(tmp_path / "short")
+
+
 def test_class_modules_keep_selection_and_source(models: dict[str, Model], folder: Path) -> None:
     for name, model in models.items():
         if not isinstance(model, ClassModule):

@@ -1,18 +1,16 @@
 """Why a network cannot be traced: what its author wrote where, and what to do."""
 
-import inspect
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from torch import nn
 
 from cnnsplitter.channels.shadow import DataNeededError
-from cnnsplitter.errors import ModelError, UnsupportedModelError
+from cnnsplitter.errors import ModelError, UnsupportedModelError, first_line
 
 _OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
 """Beginnings of the names of files that the network's author did not write."""
@@ -35,28 +33,6 @@ def _is_of_author(frame: FrameType) -> bool:
     )
 
 
-def require_one_input(model: nn.Module) -> None:
-    """Raise ``UnsupportedModelError`` unless ``model`` can be called with images alone."""
-    try:
-        parameters = inspect.signature(model.forward).parameters.values()
-    except (TypeError, ValueError):  # a forward without a signature, as of some compiled modules
-        return
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind in _POSITIONAL_OR_NAMED]
-    if len(needed) > 1:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} needs several inputs ({', '.join(needed)}; "
-            f"{_defined_at(model.forward)}); wrap it in a module whose forward takes the images "
-            "alone and fills in the others"
-        )
-
-
-_POSITIONAL_OR_NAMED = (
-    inspect.Parameter.POSITIONAL_ONLY,
-    inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    inspect.Parameter.KEYWORD_ONLY,
-)
-
-
 def refusal(shadow: nn.Module, shape: tuple[int, ...], error: Exception) -> ModelError:
     """Return the typed error for an ``error`` of the trace of ``shadow``."""
     name, place = type(shadow).__name__, _place(shadow, error)
@@ -65,7 +41,7 @@ def refusal(shadow: nn.Module, shape: tuple[int, ...], error: Exception) -> Mode
             f"{name} cannot be traced: its control flow depends on data{place}; "
             "decide by shapes only, or use torch.where"
         )
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     return ModelError(f"{name} cannot be traced with an input of shape {shape}{place}: {reason}")
 
 
@@ -86,8 +62,3 @@ def _frames(error: Exception) -> Iterator[tuple[FrameType, int]]:
     while traceback is not None:
         yield traceback.tb_frame, traceback.tb_lineno
         traceback = traceback.tb_next
-
-
-def _defined_at(function: Callable[..., Any]) -> str:
-    code = getattr(function, "__code__", None)
-    return f"{code.co_filename}:{code.co_firstlineno}" if code else "source unknown"

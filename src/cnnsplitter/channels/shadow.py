@@ -1,6 +1,5 @@
 """Networks with shapes but no numbers."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,8 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from cnnsplitter.errors import ModelError, UnsupportedModelError
+from cnnsplitter.errors import ModelError
+from cnnsplitter.nets import copied
 
 _DECIDING = ("aten::item", "aten::is_nonzero", "aten::_local_scalar_dense", "aten::equal")
 
@@ -73,13 +73,7 @@ def without_data(model: nn.Module) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
     for buffer in model.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    try:
-        return copy.deepcopy(model, memo).eval()
-    except RuntimeError as error:  # PyTorch copies no tensor that was computed, as weight_norm's
-        raise UnsupportedModelError(
-            f"{type(model).__name__} cannot be copied, because a layer keeps weights that are "
-            "computed from others; cnnsplitter.bake(model) makes them plain"
-        ) from error
+    return copied(model, memo).eval()
 
 
 def run_shapes(model: nn.Module, shape: tuple[int, ...]) -> Any:

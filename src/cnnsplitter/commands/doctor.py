@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cnnsplitter.commands.networks import (
+    Bake,
     ClassNames,
     InputShape,
+    Width,
+    baked,
     described_input,
     new_classifier,
     new_preprocessing,
@@ -15,6 +18,7 @@ from cnnsplitter.commands.networks import (
 )
 from cnnsplitter.commands.options import (
     Channels,
+    FreezeUnknown,
     Generations,
     Json,
     ModelArguments,
@@ -29,6 +33,7 @@ from cnnsplitter.commands.options import (
     builder,
     load_model,
     open_data,
+    unknown_operators,
 )
 from cnnsplitter.errors import SettingsError
 from cnnsplitter.terminal import Terminal, duration
@@ -36,7 +41,10 @@ from cnnsplitter.terminal import Terminal, duration
 if TYPE_CHECKING:
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.data import Splits
-    from cnnsplitter.doctor import Diagnosis, Estimate
+    from cnnsplitter.doctor import Estimate, Examination
+
+_OF_NETWORKS = {"classes": None, "input_shape": None, "weights": None, "bake": False, "width": 1.0}
+"""Options that are for a network by name only, and their defaults."""
 
 
 def doctor(
@@ -58,6 +66,9 @@ def doctor(
     search_images: Annotated[
         int | None, typer.Option(min=2, help="Images that score selections, for the estimate.")
     ] = None,
+    bake: Bake = False,
+    width: Width = 1.0,
+    freeze_unknown: FreezeUnknown = False,
     rebuild: Rebuild = None,
     model_arguments: ModelArguments = None,
     size: Size = None,
@@ -69,7 +80,7 @@ def doctor(
     quiet: Quiet = False,
 ) -> None:
     """Tell before any search what can be selected, whether it is exact, and how long it takes."""
-    from cnnsplitter.doctor import SEARCH_IMAGES, diagnose
+    from cnnsplitter.doctor import SEARCH_IMAGES, examine
     from cnnsplitter.recipes import SearchSettings
     from cnnsplitter.splitting import IMPORTANCE_IMAGES
 
@@ -79,15 +90,16 @@ def doctor(
         images = open_data(context, terminal) if data else None
         model = _subject(context, images)
         scoring = len(images.search) if images else search_images or SEARCH_IMAGES
-        diagnosis = diagnose(
+        found = examine(
             model,
             search=search,
             search_images=min(scoring, search_images or scoring),
             train_images=len(images.train) if images else IMPORTANCE_IMAGES,
+            unknown=unknown_operators(freeze_unknown),
             seed=seed,
         )
-    _show(subject, model, diagnosis, terminal)
-    terminal.result({"model": subject, **diagnosis.to_json()})
+    _show(subject, model, found, terminal)
+    terminal.result({"model": subject, **found.to_json()})
 
 
 def _subject(context: typer.Context, images: "Splits | None") -> "Classifier":
@@ -98,8 +110,8 @@ def _subject(context: typer.Context, images: "Splits | None") -> "Classifier":
 
     options, subject = context.params, context.params["subject"]
     if Path(subject).is_file() or subject.endswith(".safetensors"):
-        for name in ("classes", "input_shape", "weights"):
-            if options[name] is not None:
+        for name, default in _OF_NETWORKS.items():
+            if options[name] != default:
                 flag = name.replace("_", "-")
                 raise SettingsError(f"--{flag} is for a network by name; {subject} is a file")
         model = load_model(Classifier, Path(subject), builder(context))
@@ -115,6 +127,7 @@ def _subject(context: typer.Context, images: "Splits | None") -> "Classifier":
         names,
         shape,
         new_preprocessing(None, None),
+        width=options["width"],
         arguments=arguments,
         seed=options["seed"],
     )
@@ -122,22 +135,24 @@ def _subject(context: typer.Context, images: "Splits | None") -> "Classifier":
         from cnnsplitter.weights import load_weights
 
         model.net = load_weights(model.net, options["weights"])
+    if options["bake"]:
+        model = baked(model)
     return model.to(best_device())
 
 
-def _show(name: str, model: "Classifier", diagnosis: "Diagnosis", terminal: Terminal) -> None:
-    channels, shape = diagnosis.channels, "x".join(map(str, model.input_shape))
-    share = diagnosis.selectable / channels.kernel_count
+def _show(name: str, model: "Classifier", found: "Examination", terminal: Terminal) -> None:
+    channels, shape = found.channels, "x".join(map(str, model.input_shape))
+    share = found.selectable / channels.kernel_count
     terminal.line(f"{name}: {type(model.net).__name__}, {len(model.classes)} classes, {shape}")
     terminal.line(
-        f"{diagnosis.selectable:,} of {channels.kernel_count:,} kernels ({share:.0%}) can be "
+        f"{found.selectable:,} of {channels.kernel_count:,} kernels ({share:.0%}) can be "
         f"selected, as {channels.unit_count:,} units in {len(channels.groups)} groups."
     )
-    if diagnosis.obstacle:
-        terminal.line(f"A plain `split` refuses it: {diagnosis.obstacle}")
+    if found.obstacle:
+        terminal.line(f"A plain `split` refuses it: {found.obstacle}")
         terminal.line("With --freeze-unknown it goes on as shown here.")
-    terminal.table("Layers", diagnosis.layers())
-    terminal.table("Ties: kernels that are kept or dropped together", diagnosis.ties())
+    terminal.table("Layers", found.layers())
+    terminal.table("Ties: kernels that are kept or dropped together", found.ties())
     terminal.table(
         "Masked against cut, on random images",
         [
@@ -147,17 +162,17 @@ def _show(name: str, model: "Classifier", diagnosis: "Diagnosis", terminal: Term
                 "largest error": f"{check.error:.1e}",
                 "": "agrees" if check.agrees else "DIFFERS",
             }
-            for check in diagnosis.checks
+            for check in found.checks
         ],
     )
     terminal.line(
-        f"\nTraced in {diagnosis.trace_seconds:.2f} s; "
-        f"one class module is cut out in {1000 * diagnosis.extraction_seconds:.0f} ms."
+        f"\nTraced in {found.trace_seconds:.2f} s; "
+        f"one class module is cut out in {1000 * found.extraction_seconds:.0f} ms."
     )
-    if diagnosis.estimate is None:
+    if found.estimate is None:
         terminal.line("Nothing can be selected, so there is nothing to search.")
     else:
-        _show_estimate(diagnosis.estimate, terminal)
+        _show_estimate(found.estimate, terminal)
 
 
 def _show_estimate(estimate: "Estimate", terminal: Terminal) -> None:

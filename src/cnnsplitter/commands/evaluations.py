@@ -25,7 +25,7 @@ from cnnsplitter.commands.options import (
 )
 from cnnsplitter.commands.tables import (
     costs_of,
-    outline,
+    outline_lines,
     show_changes,
     show_costs,
     show_evaluation,
@@ -166,7 +166,7 @@ def inspect(
     ]
     parts += _expected(model, made)
     terminal.line(f"{file}: {kind}\n")
-    for line in outline({**manifest, "made with": made}):
+    for line in outline_lines({**manifest, "made with": made}):
         terminal.line(line)
     terminal.table("Size", parts)
     terminal.result({"kind": kind, **manifest, "details": made, "parts": parts})

@@ -16,7 +16,7 @@ from cnnsplitter.commands.options import (
     given,
     require_free,
 )
-from cnnsplitter.commands.tables import outline
+from cnnsplitter.commands.tables import outline_lines
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def show_export(file: Path, terminal: Terminal) -> None:
 
     facts = describe_export(file)
     terminal.line(f"{file}: exported {facts.get('kind')}\n")
-    for line in outline(facts):
+    for line in outline_lines(facts):
         terminal.line(line)
     terminal.result(facts)
 

@@ -12,6 +12,7 @@ from cnnsplitter.commands.networks import (
     InputShape,
     Numbers,
     Reference,
+    Width,
     baked,
     described_input,
     new_classifier,
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from cnnsplitter.training import Training
 
 KINDS = ("strong", "weak", "overfit", "underfit")
-Width = Annotated[float, typer.Option("--width", help="Factor on the kernels of every layer.")]
 
 
 def train(

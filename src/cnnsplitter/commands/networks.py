@@ -33,6 +33,7 @@ Numbers = Annotated[
 Bake = Annotated[
     bool, typer.Option("--bake", help="Bake standardised or normed weights to plain ones first.")
 ]
+Width = Annotated[float, typer.Option("--width", help="Factor on the kernels of every layer.")]
 
 
 def new_classifier(

@@ -252,8 +252,9 @@ def require_free(path: Path, force: bool) -> None:
     """Raise ``StorageError`` before any work if the file cannot or may not be written."""
     if path.is_dir():
         raise StorageError(f"{path}: is a folder; give --out the name of a file")
-    if path.exists() and not force:
-        raise StorageError(f"{path}: exists already; choose another --out, or --force")
+    from cnnsplitter.files import require_new
+
+    require_new(path, force, remedy="choose another --out, or --force")
     require_folder(path.parent)
 
 

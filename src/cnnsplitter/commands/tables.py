@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from cnnsplitter.outlines import outline
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -139,17 +140,11 @@ def show_sensitivity(curves: "Sensitivity", terminal: Terminal) -> None:
     terminal.line("A search starts with the shares under 'start %' and may go below them.")
 
 
-def outline(value: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+def outline_lines(value: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines that show nested JSON values, short ones in one line."""
-    for key, inner in value.items():
-        name = f"{indent}{key.replace('_', ' ')}"
-        parts = inner if isinstance(inner, list) else [inner]
-        if not any(isinstance(part, dict) and part for part in parts):
-            yield f"{name}: {_inline(inner)}"
-            continue
-        for part in parts:
-            yield f"{name}:"
-            yield from outline(part, f"{indent}  ")
+    for depth, key, beside in outline(value):
+        text = "" if beside is None else f" {_inline(*beside)}"
+        yield f"{'  ' * depth}{key.replace('_', ' ')}:{text}"
 
 
 def _inline(value: Any) -> str:

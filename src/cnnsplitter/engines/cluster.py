@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cnnsplitter.engines.worker import Worker, pack, scores_of
-from cnnsplitter.errors import EngineError, SettingsError
+from cnnsplitter.errors import EngineError, SettingsError, first_line
 from cnnsplitter.scoring import CutScorer, equal_parts
 from cnnsplitter.search import Scorer
 
@@ -115,7 +115,7 @@ def _typed_errors(ray: Any) -> Iterator[None]:
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayError as error:
-        raise EngineError(f"the Ray cluster failed: {_first_line(error)}") from error
+        raise EngineError(f"the Ray cluster failed: {first_line(error)}") from error
 
 
 def _connect(ray: Any, address: str | None, workers: int | None) -> None:
@@ -127,11 +127,7 @@ def _connect(ray: Any, address: str | None, workers: int | None) -> None:
     try:
         ray.init(**options, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        raise EngineError(f"no Ray at {address or 'local'}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise EngineError(f"no Ray at {address or 'local'}: {first_line(error)}") from error
 
 
 def _import_ray() -> Any:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from cnnsplitter.errors import ModelError
+from cnnsplitter.errors import ModelError, first_line
 from cnnsplitter.exporting.facts import BATCH, InputType
 from cnnsplitter.storage.packing import Model
 
@@ -38,7 +38,7 @@ def trace_program(model: Model, input_type: InputType) -> ExportedProgram:
                 model, (example,), dynamic_shapes=({0: Dim(BATCH, min=1)},), strict=False
             )
     except Exception as error:  # torch.export raises many types, its own and those of the network
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ModelError(
             f"the model cannot be exported for {input_type} images and any batch size: {reason}"
         ) from error

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from cnnsplitter.errors import CnnSplitterError, ModelError, StorageError, require_known
+from cnnsplitter.errors import CnnSplitterError, ModelError, first_line, require_known
 from cnnsplitter.exporting.facts import InputType, are_calibrated, facts_of
 from cnnsplitter.exporting.formats import Format, Run, format_of
 from cnnsplitter.exporting.program import frozen_copy, random_images, trace_program
 from cnnsplitter.extras import require_extra
-from cnnsplitter.files import replacing
+from cnnsplitter.files import replacing, require_new
 from cnnsplitter.storage.packing import Model
 
 TOLERANCE = 1e-4
@@ -72,8 +72,7 @@ def export(
     kind = format_of(path)
     require_known("input type", input_type, ("uint8", "float32"))
     require_extra("onnx", *kind.needs)
-    if path.exists() and not overwrite:
-        raise StorageError(f"{path}: exists already; choose another name or allow to overwrite it")
+    require_new(path, overwrite)
     facts = facts_of(model, input_type)
     frozen = frozen_copy(model)
     with replacing(path) as temporary:
@@ -101,7 +100,7 @@ def _write(
         # The outer ones tell which step failed; the first names the operator.
         while first.__cause__ is not None:
             first = first.__cause__
-        reason = (str(first).strip() or type(first).__name__).splitlines()[0]
+        reason = first_line(first)
         raise ModelError(f"the model cannot be exported as {kind.name}: {reason}") from error
 
 

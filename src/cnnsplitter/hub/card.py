@@ -9,6 +9,7 @@ from typing import Any
 from cnnsplitter.class_modules import ClassModule, ComposedModel
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.cost import measure_cost
+from cnnsplitter.outlines import outline
 from cnnsplitter.patches.cost import ungated
 from cnnsplitter.patches.patching import PatchedModel
 from cnnsplitter.storage.packing import Model
@@ -50,7 +51,7 @@ def model_card(
         "Cost": _table([{"part": part} | _cost(net) for part, net in _parts(model)]),
         "Evaluation": _evaluation(details.get("metrics")),
         "How to use it": _USE,
-        "How it was made": "\n".join(_outline({k: details[k] for k in details if k != "metrics"})),
+        "How it was made": _made(details),
         "Provenance": f"{_CITATION}\n\nSHA-256 of `model.safetensors`: `{digest}`",
     }
     body = "\n\n".join(f"## {name}\n\n{text}" for name, text in sections.items() if text)
@@ -71,7 +72,7 @@ def _header(manifest: Mapping[str, Any], title: str, license: str) -> Iterator[s
     metrics = details.get("metrics")
     accuracy = metrics.get("test_accuracy") if isinstance(metrics, dict) else None
     if isinstance(accuracy, int | float):
-        data = _data_name(details.get("data"))
+        data = data_name(details.get("data"))
         result = {
             "task": {"type": "image-classification"},
             "dataset": {"name": data, "type": data},
@@ -92,7 +93,7 @@ def _yaml(value: object) -> str:
     return re.sub(r"\\ud[89ab]..\\ud[c-f]..", as_one, json.dumps(value))
 
 
-def _data_name(data: object) -> str:
+def data_name(data: object) -> str:
     """Return how images were named, without the folders that they lay in."""
     return re.sub(r"[^\[\]+,]*[/\\]", "", data) if isinstance(data, str) and data else "unnamed"
 
@@ -181,14 +182,15 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(map(_plain, line))} |" for line in lines)
 
 
-def _outline(value: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    for key, inner in value.items():
-        if isinstance(inner, Mapping):
-            yield f"{indent}- {_plain(key)}:"
-            yield from _outline(inner, f"{indent}  ")
-        else:
-            shown = _data_name(inner) if key == "data" else inner
-            yield f"{indent}- {_plain(key)}: {_plain(shown)}"
+def _made(details: Mapping[str, Any]) -> str:
+    """Return a nested list of all details but the metrics."""
+    told = {key: details[key] for key in details if key != "metrics"}
+    if "data" in told:
+        told["data"] = data_name(told["data"])
+    return "\n".join(
+        f"{'  ' * depth}- {_plain(key)}:{'' if beside is None else f' {_plain(*beside)}'}"
+        for depth, key, beside in outline(told)
+    )
 
 
 def _plain(value: object) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from cnnsplitter import __version__
-from cnnsplitter.errors import StorageError
-from cnnsplitter.hub.card import model_card
+from cnnsplitter.files import require_new
+from cnnsplitter.hub.card import data_name, model_card
 from cnnsplitter.results import write_json
 from cnnsplitter.storage.packing import Model
 from cnnsplitter.storage.saving import describe, load, save
@@ -43,14 +43,13 @@ def save_folder(
         StorageError: One of the files exists, or cannot be written.
     """
     folder = Path(folder)
-    if not overwrite:
-        for name in (CONFIG, CARD):
-            if (folder / name).exists():
-                raise StorageError(
-                    f"{folder / name}: exists already; choose another folder or allow to overwrite"
-                )
+    for name in (CONFIG, CARD):
+        require_new(
+            folder / name, overwrite, remedy="choose another folder or allow to overwrite it"
+        )
     save(model, folder / MODEL, details=details, overwrite=overwrite)
     manifest = describe(folder / MODEL)
+    manifest["details"] = _public(manifest["details"])
     write_json(
         folder / CONFIG,
         {"library_name": "cnnsplitter", "cnnsplitter_version": __version__, **manifest},
@@ -59,6 +58,12 @@ def save_folder(
     title = title or folder.resolve().name
     card = model_card(model, manifest, digest, title=title, license=license)
     (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def _public(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Return details in which the images are named without the folders that they lay in."""
+    data = details.get("data")
+    return {**details, "data": data_name(data)} if isinstance(data, str) else dict(details)
 
 
 def load_folder(folder: str | Path, *, build: Builder | None = None) -> Model:

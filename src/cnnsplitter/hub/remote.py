@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cnnsplitter import __version__
-from cnnsplitter.errors import HubError, SettingsError, StorageError
+from cnnsplitter.errors import HubError, SettingsError, StorageError, first_line
 from cnnsplitter.extras import require_extra
-from cnnsplitter.files import replacing
+from cnnsplitter.files import replacing, require_new
 from cnnsplitter.hub.folder import CARD, CONFIG, MODEL, save_folder
 from cnnsplitter.storage.saving import describe, load
 from cnnsplitter.storage.unpacking import Builder
@@ -114,18 +114,26 @@ def pull_from_hub(
     """
     require_extra("hub", "huggingface_hub")
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise StorageError(f"{path}: exists already; choose another name or allow to overwrite it")
+    require_new(path, overwrite)
     with _hub_errors(repository, revision):
         cached = Path(_api().hf_hub_download(repository, MODEL, revision=revision))
     try:
         kind = describe(cached)["kind"]
     except StorageError as error:
-        raise StorageError(f"{repository}: not a model of cnnsplitter: {error}") from error
+        _forget(cached)
+        reason = str(error).removeprefix(f"{cached}: ")
+        raise StorageError(f"{repository}: not a model of cnnsplitter: {reason}") from error
     with replacing(path) as temporary:
         shutil.copyfile(cached, temporary)
     # The hub's cache keeps every file in a folder named by its commit.
     return Pulled(path, cached.parent.name, kind)
+
+
+def _forget(cached: Path) -> None:
+    """Remove a file from the hub's cache, where its name is a link to its content."""
+    content = cached.resolve()
+    cached.unlink(missing_ok=True)
+    content.unlink(missing_ok=True)
 
 
 def _push(folder: Path, repository: str, revision: str | None, private: bool | None) -> Pushed:
@@ -177,5 +185,5 @@ def _hub_errors(repository: str, revision: str | None) -> Iterator[None]:
         raise HubError(f"{repository}: the hub refuses with status {status}; {hint}") from error
     except Exception as error:  # the client and its HTTP library raise many types
         chain = [error] if error.__cause__ is None else [error, error.__cause__]
-        reason = " ".join((str(e).strip() or type(e).__name__).splitlines()[0] for e in chain)
+        reason = " ".join(first_line(e) for e in chain)
         raise HubError(f"{repository}: the hub cannot be used ({reason})") from error

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cnnsplitter.errors import ModelError, SettingsError, did_you_mean, require_known
+from cnnsplitter.errors import ModelError, SettingsError, defined_at, did_you_mean, require_known
 from cnnsplitter.models.references import Scalar
 
 
@@ -45,7 +45,7 @@ def build_with_factory(
             raise ModelError(f"factory {reference} {_what_happened(error)}") from error
     if not isinstance(net, nn.Module):
         raise ModelError(
-            f"factory {reference} ({_defined_at(factory)}) returns {_a(net)}, "
+            f"factory {reference} ({defined_at(factory)}) returns {_a(net)}, "
             "but must return a torch.nn.Module"
         )
     return net
@@ -111,10 +111,10 @@ def _require_takes(
         kinds = {parameter.kind for parameter in signature.parameters.values()}
         if inspect.Parameter.VAR_KEYWORD not in kinds:
             for name in arguments:
-                kind = f"argument of factory {reference} ({_defined_at(factory)}):"
+                kind = f"argument of factory {reference} ({defined_at(factory)}):"
                 require_known(kind, name, signature.parameters)
         raise SettingsError(
-            f"factory {reference} ({_defined_at(factory)}): {error}; give it with --model-arg"
+            f"factory {reference} ({defined_at(factory)}): {error}; give it with --model-arg"
         ) from error
 
 
@@ -136,13 +136,6 @@ def _place(error: BaseException) -> str:
     own = [frame for frame in frames if not frame.filename.startswith(libraries)]
     last = (own or frames)[-1:]
     return f"{last[0].filename}:{last[0].lineno}" if last else "line unknown"
-
-
-def _defined_at(factory: Callable[..., Any]) -> str:
-    try:
-        return f"{inspect.getsourcefile(factory)}:{inspect.getsourcelines(factory)[1]}"
-    except (OSError, TypeError):
-        return f"module {getattr(factory, '__module__', 'unknown')}"
 
 
 def _file_of(module: str) -> str:

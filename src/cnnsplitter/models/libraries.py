@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cnnsplitter.errors import SettingsError, require_known
+from cnnsplitter.errors import SettingsError, first_line, require_known
 from cnnsplitter.extras import require_extra
 from cnnsplitter.models.references import Scalar
 
@@ -117,7 +117,7 @@ def _call(name: str, build: Callable[[], nn.Module], arguments: Mapping[str, Sca
         if not arguments:
             raise
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise SettingsError(f"model {name!r} cannot be built with {given}: {reason}") from error
 
 

@@ -16,7 +16,8 @@ from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.errors import ModelError, SettingsError, UnsupportedModelError, require_known
 from cnnsplitter.heads import last_layer
-from cnnsplitter.inference import device_of, eval_mode, predict
+from cnnsplitter.inference import device_of, predict
+from cnnsplitter.nets import eval_mode
 from cnnsplitter.patches.fitting import folds_of
 from cnnsplitter.selection import Selection
 from cnnsplitter.splitting import trace

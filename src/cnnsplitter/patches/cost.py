@@ -7,7 +7,8 @@ import torch
 
 from cnnsplitter.cost import Cost, latency_of, measure_cost
 from cnnsplitter.data import ImageSet
-from cnnsplitter.inference import device_of, eval_mode, predict, to_device
+from cnnsplitter.inference import device_of, predict, to_device
+from cnnsplitter.nets import eval_mode
 from cnnsplitter.patches.patching import Patch, PatchedModel
 
 _TIMED = 256

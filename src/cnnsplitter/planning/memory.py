@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnsplitter.classifier import Classifier
-from cnnsplitter.inference import eval_mode
+from cnnsplitter.nets import eval_mode
 from cnnsplitter.planning.base import Network
 from cnnsplitter.search.registry import AnySearch
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from cnnsplitter.errors import CnnSplitterError, StorageError
-from cnnsplitter.files import read_tensors, write_tensors
+from cnnsplitter.files import read_manifest, read_tensors, require_new, write_tensors
 from cnnsplitter.storage.manifest import AnyFile
 from cnnsplitter.storage.packing import Model, Tensors, pack
 from cnnsplitter.storage.unpacking import Builder, unpack
@@ -35,8 +35,7 @@ def save(
         StorageError: The file exists, cannot be written, or is given something it cannot hold.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise StorageError(f"{path}: exists already; choose another name or allow to overwrite it")
+    require_new(path, overwrite)
     try:
         kept = json.loads(json.dumps(dict(details or {}), allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -72,17 +71,23 @@ def load_as(kind: type[M], path: str | Path, *, build: Builder | None = None) ->
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """Return the manifest of a file as JSON values, its details included."""
-    return _read(Path(path))[1].model_dump(mode="json")
+    """Return the manifest of a file as JSON values, its details included; no tensor is read."""
+    path = Path(path)
+    return _checked(path, read_manifest(path)).model_dump(mode="json")
 
 
 def _read(path: Path) -> tuple[Tensors, AnyFile]:
     tensors, manifest = read_tensors(path)
+    return tensors, _checked(path, manifest)
+
+
+def _checked(path: Path, manifest: dict[str, Any]) -> AnyFile:
     try:
         # As JSON text, because only there strict checks take a list for a tuple.
         text = json.dumps(manifest)
-        return tensors, TypeAdapter(AnyFile).validate_json(text, strict=True)
+        file: AnyFile = TypeAdapter(AnyFile).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "kind"
         raise StorageError(f"{path}: its manifest is wrong at {place!r}: {first['msg']}") from error
+    return file
