@@ -27,7 +27,15 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results/networks.json"
 PAGE = HERE.parent / "docs/networks.md"
 SHARES = (0.3, 0.6, 0.9)
-SIZES = {"torchvision:inception_v3": 299}
+SIZES = {
+    "torchvision:inception_v3": 299,
+    "timm:inception_v4": 299,
+    "timm:botnet26t_256": 256,
+    "timm:lambda_resnet26t": 256,
+    "timm:bat_resnext26ts": 256,
+    "timm:halonet26t": 256,
+}
+"""Height and width of the images where they are not 224."""
 SMALL = 96
 MOST_BYTES = 16e9
 BYTES_PER_PARAMETER = 20
@@ -144,8 +152,14 @@ def largest_error(
 def difference(expected: object, found: object) -> float:
     """Return the largest difference of two outputs relative to the largest expected value."""
     pairs = zip(tree_leaves(expected), tree_leaves(found), strict=True)
-    tensors = [(a, b) for a, b in pairs if isinstance(a, Tensor)]
-    return max(float((a - b).abs().max() / a.abs().max()) for a, b in tensors)
+    return max(_relative(a, b) for a, b in pairs if isinstance(a, Tensor))
+
+
+def _relative(expected: Tensor, found: Tensor) -> float:
+    apart, scale = (expected - found).abs().max(), expected.abs().max()
+    if not bool(apart.isfinite()):
+        return float("inf")
+    return float(apart / scale) if scale > 0 else float(apart)
 
 
 def counts(channels: ChannelMap) -> dict[str, str | int | float]:

@@ -110,6 +110,10 @@ def flipped(net: Toy, x: Tensor) -> Tensor:
     return net.conv(x.flip(1)) + x
 
 
+def flipped_only(net: Toy, x: Tensor) -> Tensor:
+    return net.conv(x.flip(1))
+
+
 def stacked(net: Toy, x: Tensor) -> Tensor:
     return torch.stack([x, net.conv(x)], dim=1).amax(1)
 
@@ -167,6 +171,7 @@ def position(net: Toy, x: Tensor) -> Tensor:
         (several_inputs, 16),
         (in_place, 8),
         (flipped, None),
+        (flipped_only, 16),
         (stacked, 8),
         (narrowed, 8 + 3),
         (shuffled, None),
@@ -212,9 +217,9 @@ def test_grouped_convolutions_leave_as_much_to_choose_as_they_can(
 class Radix(nn.Module):
     """Split attention over a radix, as in ResNeSt."""
 
-    def __init__(self, radix: int, groups: int, width: int) -> None:
+    def __init__(self, radix: int, groups: int, width: int, *, by_group: bool) -> None:
         super().__init__()
-        self.radix = radix
+        self.radix, self.groups, self.by_group = radix, groups, by_group
         self.stem = nn.Conv2d(3, 4, 1)
         self.conv = nn.Conv2d(4, radix * groups * width, 1, groups=groups)
         self.fc1 = nn.Conv2d(groups * width, 6, 1)
@@ -227,14 +232,20 @@ class Radix(nn.Module):
         x = x.reshape(batch, self.radix, channels // self.radix, height, width)
         gap = x.sum(1).mean((2, 3), keepdim=True)
         weights = self.fc2(torch.relu(self.fc1(gap)))
-        weights = weights.view(batch, self.radix, -1).softmax(1).view(batch, self.radix, -1, 1, 1)
+        if self.by_group:
+            weights = weights.view(batch, self.groups, self.radix, -1).transpose(1, 2).softmax(1)
+        else:
+            weights = weights.view(batch, self.radix, -1).softmax(1)
+        weights = weights.reshape(batch, -1).view(batch, self.radix, -1, 1, 1)
         return self.head((x * weights).sum(1).mean((2, 3)))  # type: ignore[no-any-return]
 
 
-@settings(max_examples=4)
-@given(st.integers(2, 3), st.sampled_from([1, 2, 4]), st.integers(2, 3), st.integers(0, 99))
-def test_views_over_a_radix(radix: int, groups: int, width: int, seed: int) -> None:
-    channels = check(Radix(radix, groups, width), seed)
+@pytest.mark.parametrize("by_group", [False, True])
+@settings(max_examples=3)
+@given(st.integers(2, 3), st.sampled_from([1, 2, 4]), st.integers(5, 6), st.integers(0, 99))
+def test_views_over_a_radix(by_group: bool, radix: int, groups: int, width: int, seed: int) -> None:
+    channels = check(Radix(radix, groups, width, by_group=by_group), seed)
+    assert channels.frozen == ()
     assert channels.unit_count >= 6
 
 

@@ -14,17 +14,18 @@ from cnnsplitter.channels.flow import FROZEN, along, compress, varies
 def reshape(call: Call) -> Result:
     """Reshape the ids with the values.
 
-    A channel axis that is split in two (channel shuffle, radix) keeps whole columns: what remains
-    must fill the new shape, so the ids are tied along the shorter axis.
+    A channel axis that is split (channel shuffle, radix, cardinality) keeps whole columns: what
+    remains must fill the new shape, so the ids are tied along all axes but the longest.
     """
     before = call.ids()
     full = before.expand(call.input_shape).reshape(call.shape)
     ids = compress(full)
     axes = [axis for axis, size in enumerate(ids.shape) if size > 1]
-    if len(axes) == 2 and sum(size > 1 for size in before.shape) == 1:
-        short, long = sorted(axes, key=lambda axis: ids.shape[axis])
-        call.flow.tie_rows(ids.movedim((long, short), (0, 1)).reshape(ids.shape[long], -1))
-        call.heal(ids.shape[long], ids.select(short, 0).flatten())
+    if len(axes) > 1 and sum(size > 1 for size in before.shape) == 1:
+        long = max(axes, key=lambda axis: (ids.shape[axis], axis))
+        columns = ids.movedim(long, 0).flatten(1)
+        call.flow.tie_rows(columns)
+        call.heal(ids.shape[long], columns[:, 0])
     elif len(axes) > 1:
         return call.freeze_inputs("the channel axis is split by a reshape")
     elif axes and not call.args.keys().isdisjoint(("size", "shape", "sizes")):
