@@ -14,6 +14,7 @@ from cnnsplitter.class_modules import ClassModule, require_same_shape
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import ImageSet, Splits
+from cnnsplitter.data.images import class_ranks
 from cnnsplitter.engines import Engine, InProcess
 from cnnsplitter.errors import SettingsError, require_known
 from cnnsplitter.importance import (
@@ -157,7 +158,7 @@ def split(
     """
     classifier = as_classifier(strong, data)
     search = search or GeneticSearch()
-    images = limited(data.search, search_images, seed)
+    images = search_set(search, limited(data.search, search_images, seed))
     require_usable(classifier, data, images)
     channels = trace(classifier, unknown=unknown)
     require_layers(search, sensitivity, channels)
@@ -259,6 +260,15 @@ def class_modules(
         sized = sized_values(channels, selection.keep)
         modules[name] = ClassModule.of(strong, name, net, selection, sized)
     return modules
+
+
+def search_set(search: Search, images: ImageSet) -> ImageSet:
+    """Return the search images, in an order whose beginnings are stratified if those are used."""
+    if not isinstance(search, GeneticSearch) or not search.early_images:
+        return images
+    rank = class_ranks(images.labels, torch.arange(len(images)))
+    depth = (rank + 0.5) / images.counts()[images.labels]
+    return images.take(depth.argsort(stable=True))
 
 
 def limited(images: ImageSet, most: int | None, seed: int) -> ImageSet:

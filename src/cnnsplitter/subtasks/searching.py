@@ -31,6 +31,7 @@ from cnnsplitter.splitting import (
     require_importance,
     require_layers,
     require_usable,
+    search_set,
     trace,
 )
 from cnnsplitter.subtasks.networks import Subtask, cut, restrict
@@ -157,7 +158,7 @@ def subtask(
     search = search or GeneticSearch()
     restricted = restrict(whole, classes)
     data = data.relabel(restricted.classes)
-    images = limited(data.search, search_images, seed)
+    images = search_set(search, limited(data.search, search_images, seed))
     require_usable(restricted, data, images)
     channels = trace(restricted, unknown=unknown)
     require_layers(search, None, channels)
