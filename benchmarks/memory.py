@@ -24,11 +24,11 @@ class DrawnScores:
     labels: Tensor
     generator: Generator = field(default_factory=lambda: Generator().manual_seed(0))
 
-    def __call__(self, owner: Tensor, keep: Tensor) -> Tensor:
+    def __call__(self, owner: Tensor, keep: Tensor, images: int | None = None) -> Tensor:
         """Return float32[k, n]."""
-        scores = torch.randn(len(owner), len(self.labels), generator=self.generator)
+        scores = torch.randn(len(owner), len(self.labels), generator=self.generator)[:, :images]
         for row, column in zip(scores, owner.tolist(), strict=True):
-            row[self.labels == column] += 2
+            row[self.labels[:images] == column] += 2
         return scores
 
 

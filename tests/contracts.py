@@ -76,13 +76,15 @@ class PlantedScorer:
     labels: Tensor
     noise: Tensor
     calls: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    images: list[int | None] = field(default_factory=list)
 
-    def __call__(self, owner: Tensor, keep: Tensor) -> Tensor:
+    def __call__(self, owner: Tensor, keep: Tensor, images: int | None = None) -> Tensor:
         self.calls.append((owner.clone(), keep.clone()))
+        self.images.append(images)
         effect = torch.where(self.helpful[owner], 1.0, -1.0)
         strength = (keep * effect).sum(1, keepdim=True) / keep.shape[1]
         sign = torch.where(self.labels == owner[:, None], 1.0, -1.0)
-        return strength * sign + self.noise[owner]
+        return (strength * sign + self.noise[owner])[:, :images]
 
 
 def planted_problem(
@@ -203,19 +205,19 @@ class SearchContract:
 
     def test_another_searchs_checkpoint_is_refused(self, tmp_path: Path) -> None:
         file = tmp_path / "search"
-        self.search(2).run(self.problem(), seed=10, checkpoint=file)
+        self.search(3).run(self.problem(), seed=10, checkpoint=file)
         before = file.read_bytes()
         with pytest.raises(StorageError, match="seed"):
-            self.search(2).run(self.problem(), seed=11, checkpoint=file)
+            self.search(3).run(self.problem(), seed=11, checkpoint=file)
         renamed = replace(self.problem(), channels=ToyChannels((8, 12, 12), (1, 2), "other"))
         with pytest.raises(StorageError, match="network"):
-            self.search(2).run(renamed, seed=10, checkpoint=file)
+            self.search(3).run(renamed, seed=10, checkpoint=file)
         problem = self.problem()
         relabelled = replace(problem, labels=problem.labels.flip(0))
         with pytest.raises(StorageError, match="labels"):
-            self.search(2).run(relabelled, seed=10, checkpoint=file)
-        with pytest.raises(StorageError, match="ends after 1"):
-            self.search(1).run(problem, seed=10, checkpoint=file)
+            self.search(3).run(relabelled, seed=10, checkpoint=file)
+        with pytest.raises(StorageError, match="ends after 2"):
+            self.search(2).run(problem, seed=10, checkpoint=file)
         assert file.read_bytes() == before
 
     def test_global_random_state_is_untouched(self) -> None:

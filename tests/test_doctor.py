@@ -70,7 +70,7 @@ def test_candidates_are_as_many_as_a_search_runs() -> None:
     strong, counted = toys.classifier("lenet5", classes=("a", "b"), width=1.0), 0
     channels = toys.traced(strong)
 
-    def score(owner: Tensor, keep: Tensor) -> Tensor:
+    def score(owner: Tensor, keep: Tensor, images: int | None = None) -> Tensor:
         nonlocal counted
         counted += len(owner)
         return torch.rand(len(owner), 20, generator=torch.Generator().manual_seed(counted))

@@ -23,7 +23,15 @@ from cnnsplitter.search import (
     ThresholdSearch,
 )
 from cnnsplitter.sensitivity import Sensitivity
-from cnnsplitter.splitting import Split, as_classifier, class_modules, limited, split, trace
+from cnnsplitter.splitting import (
+    Split,
+    as_classifier,
+    class_modules,
+    limited,
+    search_set,
+    split,
+    trace,
+)
 from cnnsplitter.storage.saving import load_as, save
 from cnnsplitter.training import Training, train
 
@@ -63,6 +71,22 @@ def test_composing_gives_the_recorded_accuracy(found: Split, digits: Splits) -> 
     right = (scores.argmax(1) == images.labels).double().mean().item()
     assert right == pytest.approx(found.result.accuracy, abs=1e-9)
     assert right > 0.5
+
+
+def test_early_generations_of_a_split_see_all_classes_alike(
+    strong: Classifier, digits: Splits
+) -> None:
+    early = {"early_generations": 2, "early_images": 20}
+    search = SEARCH.model_copy(update=early)
+    images = limited(digits.search, 60, 3)
+    ordered = search_set(search, images)
+    assert torch.equal(ordered.rows.sort().values, images.rows.sort().values)
+    shares = images.counts() / len(images)
+    for count in (10, 20, 40):
+        first = ordered.take(torch.arange(count)).counts()
+        assert ((first - count * shares).abs() <= 1).all()
+    result = split(strong, digits, search=search, seed=3, search_images=60).result
+    assert [entry.early for entry in result.history] == [True, True, False]
 
 
 def test_class_modules_keep_what_their_selections_say(

@@ -317,7 +317,7 @@ def _generation_seconds(
     """Time one generation on random scores, as if running candidates took no time."""
     most = min(images, max(_MOST_RANKED, classes))
 
-    def score(owner: Tensor, keep: Tensor) -> Tensor:
+    def score(owner: Tensor, keep: Tensor, images: int | None = None) -> Tensor:
         return torch.rand(len(owner), most, generator=generator)
 
     problem = SearchProblem(
@@ -328,7 +328,7 @@ def _generation_seconds(
         labels=torch.arange(most) % classes,
         scorer=score,
     )
-    one = search.model_copy(update={"generations": 1})
+    one = search.model_copy(update={"generations": 1, "early_generations": 0, "early_images": 0})
     seconds, _ = _timed(lambda: one.run(problem, seed=0))
     return seconds * images / most
 

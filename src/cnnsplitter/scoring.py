@@ -41,21 +41,23 @@ class CutScorer:
     data: ImageSet
     batch_size: int = 64
 
-    def __call__(self, owner: Tensor, keep: Tensor) -> Tensor:
+    def __call__(self, owner: Tensor, keep: Tensor, images: int | None = None) -> Tensor:
         """Score candidates.
 
         Args:
             owner: int64[k], the class of each candidate.
             keep: bool[k, units].
+            images: Run only so many, the first ones.
 
         Returns:
             float32[k, n], the owner's logit for each of the n images.
         """
+        data = self.data if images is None else self.data.take(torch.arange(images))
         threads = torch.get_num_threads() if self.device.type == "cpu" else 1
-        scores = torch.empty(len(owner), len(self.data))
+        scores = torch.empty(len(owner), len(data))
 
         def fill(part: slice) -> None:
-            scores[part] = self._score(owner[part], keep[part])
+            scores[part] = self._score(owner[part], keep[part], data)
 
         parts = equal_parts(len(owner), threads)
         with eval_mode(self.strong), one_thread():
@@ -87,14 +89,14 @@ class CutScorer:
         """
         return predict(self.strong, self.data, batch_size=self.batch_size).T
 
-    def _score(self, owner: Tensor, keep: Tensor) -> Tensor:
+    def _score(self, owner: Tensor, keep: Tensor, data: ImageSet) -> Tensor:
         device, layout = self.device, torch.channels_last
-        scores = torch.empty(len(owner), len(self.data))
+        scores = torch.empty(len(owner), len(data))
         with torch.inference_mode():
             nets = [narrow_copy(self.strong.net, self.channels, row) for row in keep]
             nets = [net.to(memory_format=layout) for net in nets]
             start = 0
-            for images, labels in self.data.batches(self.batch_size):
+            for images, labels in data.batches(self.batch_size):
                 x = self.strong.preprocessing(images.to(device)).contiguous(memory_format=layout)
                 stop = start + len(x)
                 for row, (net, column) in enumerate(zip(nets, owner.tolist(), strict=True)):

@@ -32,7 +32,7 @@ class WholeScorer(Protocol):
         """The strong model's channel map."""
         ...
 
-    def __call__(self, owner: Tensor, keep: Tensor) -> Tensor:
+    def __call__(self, owner: Tensor, keep: Tensor, images: int | None = None) -> Tensor:
         """Score candidates; see ``Scorer``."""
         ...
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,9 @@ from cnnsplitter.class_modules import ClassModule, require_same_shape
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import ImageSet, Splits
+from cnnsplitter.data.images import class_ranks
 from cnnsplitter.engines import Engine, InProcess
-from cnnsplitter.errors import SettingsError
+from cnnsplitter.errors import SettingsError, require_known
 from cnnsplitter.importance import (
     Importance,
     measure_importance,
@@ -29,11 +30,18 @@ from cnnsplitter.scoring import CutScorer
 from cnnsplitter.search import GeneticSearch, Scorer, Search, SearchProblem, SearchResult
 from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
 from cnnsplitter.surgery import extract
+from cnnsplitter.taylor import measure_taylor
 
 Unknown = Literal["error", "freeze"]
 
+Measure = Literal["feature-maps", "taylor"]
+"""How importance is measured: ``measure_importance``, or ``measure_taylor``."""
+
 IMPORTANCE_IMAGES = 5000
 """At most so many training images measure importance: more do not change the ranking much."""
+
+TAYLOR_IMAGES = 500
+"""Likewise for first-order importance, each image of which tells something of every class."""
 
 GRADIENT_IMAGES = 10_000
 """At most so many training images does a search that follows gradients learn from."""
@@ -116,7 +124,7 @@ def split(
     *,
     search: Search | None = None,
     seed: int = 0,
-    importance: Importance | None = None,
+    importance: Importance | Measure = "feature-maps",
     sensitivity: Sensitivity | None = None,
     search_images: int | None = None,
     start: SearchResult | None = None,
@@ -132,7 +140,7 @@ def split(
         data: Importance is measured on ``data.train``, selections are scored on ``data.search``.
         search: How selections are searched; by default a genetic search.
         seed: Of the search and of the choice of images.
-        importance: Measured already; by default measured here if the search needs it.
+        importance: Measured already, or how it is measured here if the search needs it.
         sensitivity: Measured already; by default measured here if the search needs it.
         search_images: At most so many images of ``data.search`` score selections.
         start: What another search of this network found, for a genetic search to begin near.
@@ -150,14 +158,15 @@ def split(
     """
     classifier = as_classifier(strong, data)
     search = search or GeneticSearch()
-    images = limited(data.search, search_images, seed)
+    images = search_set(search, limited(data.search, search_images, seed))
     require_usable(classifier, data, images)
     channels = trace(classifier, unknown=unknown)
     require_layers(search, sensitivity, channels)
     if start is not None and start.fingerprint != channels.fingerprint:
         raise SettingsError("the start selections are another network's; give those of this one")
-    if importance is None:
-        importance = importance_for(search, classifier, channels, data.train, seed, progress)
+    if not isinstance(importance, Importance):
+        ways = (seed, progress, importance)
+        importance = importance_for(search, classifier, channels, data.train, *ways)
     require_importance(importance, channels)
     scorer = CutScorer(classifier, channels, images)
     with (engine or InProcess()).spread(scorer) as run:
@@ -207,13 +216,19 @@ def importance_for(
     train: ImageSet,
     seed: int,
     progress: Progress = silent,
+    measure: Measure = "feature-maps",
 ) -> Importance:
     """Measure importance on some of the training images if ``search`` uses it; else 1."""
+    require_known("importance", measure, get_args(Measure))
     images = limited(train, IMPORTANCE_IMAGES, seed)
     # start ratios are measured on the most important units
     if not (search.needs_importance or search.needs_sensitivity):
         require_every_class(images, "the search")
         return uniform_importance(channels, len(strong.classes))
+    if measure == "taylor":
+        return measure_taylor(
+            strong, channels, limited(images, TAYLOR_IMAGES, seed), progress=progress
+        )
     return measure_importance(strong, channels, images, progress=progress)
 
 
@@ -245,6 +260,15 @@ def class_modules(
         sized = sized_values(channels, selection.keep)
         modules[name] = ClassModule.of(strong, name, net, selection, sized)
     return modules
+
+
+def search_set(search: Search, images: ImageSet) -> ImageSet:
+    """Return the search images, in an order whose beginnings are stratified if those are used."""
+    if not isinstance(search, GeneticSearch) or not search.early_images:
+        return images
+    rank = class_ranks(images.labels, torch.arange(len(images)))
+    depth = (rank + 0.5) / images.counts()[images.labels]
+    return images.take(depth.argsort(stable=True))
 
 
 def limited(images: ImageSet, most: int | None, seed: int) -> ImageSet:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from cnnsplitter.class_modules import ClassModule, compose
 from cnnsplitter.classifier import Classifier
@@ -16,9 +17,17 @@ from cnnsplitter.data import load_data
 from cnnsplitter.evaluation import evaluate
 from cnnsplitter.finetuning import FineTuning, fine_tune
 from cnnsplitter.recalibration import recalibrate
-from cnnsplitter.search import SEARCHES, GeneticSearch, SearchProblem, SearchResult
+from cnnsplitter.search import (
+    SEARCHES,
+    GeneticSearch,
+    SearchProblem,
+    SearchResult,
+    ThresholdSearch,
+)
+from cnnsplitter.splitting import trace
 from cnnsplitter.storage.saving import describe, load_as
-from cnnsplitter.subtasks.networks import Subtask
+from cnnsplitter.subtasks.networks import Subtask, restrict
+from cnnsplitter.taylor import measure_taylor
 from shop import CLASSES, Shop, call, files_in, succeed
 
 
@@ -114,6 +123,32 @@ def test_a_front_has_a_folder_for_each_share_and_goes_on(shop: Shop, tmp_path: P
     assert succeed(*split(shop, *options)).json == result
     (tmp_path / "o" / "pareto.json").unlink()
     assert "exists already" in call(*split(shop, *options, "--seed", 1)).err
+
+
+@pytest.mark.parametrize("more", [(), ("--subtask", "cat,dog", "--no-compare")])
+def test_units_are_ranked_by_taylor_importance(
+    more: tuple[object, ...], shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[SearchProblem] = []
+    draw = ThresholdSearch.draw
+
+    def listening(search: ThresholdSearch, problem: SearchProblem, *ways: Any) -> Tensor:
+        given.append(problem)
+        return draw(search, problem, *ways)
+
+    monkeypatch.setattr(ThresholdSearch, "draw", listening)
+    options = ("--search", "importance", "--keep", 0.5, *more, "--out")
+    succeed(*split(shop, *options, tmp_path / "by", "--importance", "taylor"))
+    succeed(*split(shop, *options, tmp_path / "maps"))
+    taylor, maps = given
+    assert not torch.equal(taylor.importance, maps.importance)
+    strong = load_as(Classifier, shop / "strong.safetensors")
+    train = load_data(shop / "data.npz").train
+    if more:
+        strong, train = restrict(strong, ("cat", "dog")), train.relabel(("cat", "dog"))
+    expected = measure_taylor(strong, trace(strong), train).scores
+    expected = expected.sum(0, keepdim=True) if more else expected
+    assert torch.allclose(taylor.importance, expected, rtol=1e-4)
 
 
 def test_a_search_begins_near_an_earlier_split(
@@ -244,6 +279,8 @@ class TestSubtask:
         (("--search", "random", "--population", 9), "no option 'population'; these have: genetic"),
         (("--search", "random", "--keep", 1.5), "random: keep"),
         (("--search", "random", "--preset", "simcnn-svhn"), "--preset is a setting of the genetic"),
+        (("--importance", "tailor"), "unknown importance 'tailor'; did you mean 'taylor'"),
+        (("--search", "random", "--importance", "taylor"), "'random' ranks no units by it"),
         (("--pareto", "0.8,0.6"), "needs a search with the option 'keep'"),
         (("--search", "random", "--pareto", "0.8,2"), "must be shares between 0 and 1"),
         (("--search", "random", "--pareto", ".5", "--keep", 0.5), "give one of the two"),

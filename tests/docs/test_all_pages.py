@@ -19,6 +19,7 @@ RUN_BY = MappingProxyType(
         "docs/new-task.md": "tests/docs/test_quick_start.py",
         "docs/patching.md": "tests/docs/test_quick_start.py",
         "docs/quick-start.md": "tests/docs/test_quick_start.py",
+        "docs/searches.md": "tests/docs/test_quick_start.py",
         "docs/serve-with-onnxruntime.md": "tests/docs/test_serve_with_onnxruntime.py",
         "docs/share-on-the-hub.md": "tests/hub/test_hub.py",
         "docs/walk-through.md": "tests/docs/test_bringing_a_model.py",

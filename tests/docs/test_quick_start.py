@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from cnnsplitter.recipes import load_recipe
+from cnnsplitter.results import read_json
+from cnnsplitter.storage.saving import describe
 from docpages import Page
 from shop import succeed
 
@@ -85,6 +87,19 @@ def test_a_new_task_from_two_models() -> None:
     found = succeed("evaluate", "task.safetensors", *data).json
     assert found["model"]["classes"] == ["frog", "ship", "horse"]
     assert Path("frog-or-ship/subtask.safetensors").is_file()
+
+
+def test_the_searches() -> None:
+    page = Page("docs/searches.md")
+    for name, text in page.files("toml").items():
+        Path(name).write_text(text)
+    for call in page.calls:
+        succeed(*call)
+    points = read_json(Path("front/pareto.json"))["points"]
+    assert [point["keep"] for point in points] == [0.9, 0.7, 0.5]
+    made = describe("by-effect/frog.safetensors")["details"]["search"]
+    assert (made["ranked_by"], made["scale"]) == ("taylor", "max")
+    assert Path("refined/frog.safetensors").is_file()
 
 
 def test_the_commands_of_patching() -> None:

@@ -51,6 +51,7 @@ def test_actors_change_no_bit_and_end_with_the_block(ray: Any, workers: int | No
     owner, keep = candidates(here)
     with RayCluster(workers).spread(here) as spread:
         assert torch.equal(spread(owner, keep), here(owner, keep))
+        assert torch.equal(spread(owner[:2], keep[:2], 16), here(owner[:2], keep[:2], 16))
         with (
             pytest.raises(EngineError, match=r"has \d free CPUs for 4 workers"),
             RayCluster(4).spread(here),

@@ -64,6 +64,7 @@ def test_workers_change_no_bit_and_end_with_the_block(workers: int) -> None:
         assert len(children() - before) == workers
         assert torch.equal(spread(owner, keep), scorer(owner, keep))
         assert torch.equal(spread(owner[:1], keep[:1]), scorer(owner[:1], keep[:1]))
+        assert torch.equal(spread(owner, keep, 16), scorer(owner, keep)[:, :16])
         assert spread(owner[:0], keep[:0]).shape == (0, 40)
     assert children() == before
 

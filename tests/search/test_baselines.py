@@ -184,7 +184,7 @@ def test_a_single_population_is_searched_by_margins(name: str) -> None:
     helpful = torch.rand(channels.unit_count, generator=generator) < 0.5
     noise = 2 * torch.randn(200, generator=generator)
 
-    def margins(owner: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    def margins(owner: torch.Tensor, keep: torch.Tensor, images: int | None = None) -> torch.Tensor:
         return (keep * (2.0 * helpful - 1)).sum(1, keepdim=True) + noise
 
     problem = MarginProblem(

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -8,8 +9,8 @@ from torch import Tensor
 
 from cnnsplitter.errors import DataError, ModelError, SelectionError, SettingsError, StorageError
 from cnnsplitter.files import read_tensors, write_tensors
-from cnnsplitter.search import GeneticSearch, SearchProblem, StartRatios
-from contracts import SearchContract, ToyChannels, planted, planted_problem
+from cnnsplitter.search import GeneticSearch, Scorer, SearchProblem, StartRatios
+from contracts import SearchContract, ToyChannels, assert_same, planted, planted_problem
 
 SMALL = {"population": 10, "parents": 6, "elites": 3, "least": 10, "most": 40}
 
@@ -21,6 +22,60 @@ def small_search(generations: int, **settings: object) -> GeneticSearch:
 class TestCorrected(SearchContract):
     def search(self, generations: int) -> GeneticSearch:
         return small_search(generations)
+
+
+class TestEarlyGenerationsOnSomeImages(SearchContract):
+    """The contract's searches of one generation, which is never early, have none."""
+
+    early: ClassVar[int] = 1
+
+    def search(self, generations: int) -> GeneticSearch:
+        early = min(self.early, generations - 1)
+        return small_search(generations, early_generations=early, early_images=80 * early)
+
+    def test_no_evaluation_is_done_twice(self) -> None:
+        """On the same images: elites of the last early generation are run on all images."""
+        problem = self.problem()
+        result = self.search(5).run(problem, seed=4)
+        ran = [
+            (images, int(owner), *keep.tolist())
+            for images, call in zip(planted(problem).images, planted(problem).calls, strict=True)
+            for owner, keep in zip(*call, strict=True)
+        ]
+        assert len(ran) == len(set(ran))
+        assert len(ran) == sum(generation.evaluations for generation in result.history)
+
+    def test_the_best_seen_is_returned(self) -> None:
+        """Among the generations that saw all images."""
+        result = self.search(6).run(self.problem(), seed=1)
+        assert [entry.early for entry in result.history] == [True] + 5 * [False]
+        measures = [entry.measure for entry in result.history[1:]]
+        assert result.best_generation == 1 + measures.index(max(measures))
+        assert result.accuracy == result.history[result.best_generation].accuracy
+        until_best = self.search(result.best_generation + 1).run(self.problem(), seed=1)
+        assert torch.equal(until_best.selections, result.selections)
+
+
+def test_early_generations_run_the_first_images() -> None:
+    problem = planted_problem(ToyChannels((10, 10)))
+    search = small_search(5, early_generations=3, early_images=40)
+    result = search.run(problem, seed=0)
+    assert planted(problem).images == [40, 40, 40, None, None]
+    assert all(entry.accuracy * 40 % 1 == 0 for entry in result.history[:3])
+    # the first whole generation also runs the elites again
+    assert result.history[3].evaluations == result.history[2].evaluations + 4 * search.elites
+
+
+def test_early_images_that_are_all_images_change_nothing() -> None:
+    problem = planted_problem(ToyChannels((10, 10)))
+    many = small_search(4, early_generations=2, early_images=1000).run(problem, seed=0)
+    assert_same(many, small_search(4).run(problem, seed=0))
+
+
+def test_early_images_without_a_class_are_refused() -> None:
+    problem = planted_problem(ToyChannels((4, 4)))
+    with pytest.raises(DataError, match="show no 'class3'; raise early_images"):
+        small_search(2, early_generations=1, early_images=3).run(problem, seed=0)
 
 
 class TestPaper(SearchContract):
@@ -217,9 +272,8 @@ def with_problem(
     channels = ToyChannels(widths)
     if importance is None:
         importance = torch.zeros(len(classes), channels.unit_count)
-    return SearchProblem(
-        channels, classes, importance, {}, torch.tensor(labels), lambda owner, keep: owner
-    )
+    scorer: Scorer = lambda owner, keep, images=None: owner  # noqa: E731
+    return SearchProblem(channels, classes, importance, {}, torch.tensor(labels), scorer)
 
 
 def test_problems_that_cannot_be_searched_are_refused() -> None:

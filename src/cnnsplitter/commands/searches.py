@@ -15,10 +15,21 @@ if TYPE_CHECKING:
     from cnnsplitter.storage.unpacking import Builder
 
 _OPTIONS = ("population", "generations", "size_weight", "patience", "keep", "tries")
+_IMPORTANCES = ("feature-maps", "taylor")
 
 
 def chosen_search(context: typer.Context) -> "AnySearch":
     """Return a search by name, with what a table of the settings file and then options change."""
+    search, measure = _named_search(context), context.params["importance"]
+    require_known("importance", measure, _IMPORTANCES)
+    ranks = search.needs_importance or search.needs_sensitivity
+    if measure != _IMPORTANCES[0] and not ranks:
+        name = context.params["search"]
+        raise SettingsError(f"--importance {measure}: the search {name!r} ranks no units by it")
+    return search
+
+
+def _named_search(context: typer.Context) -> "AnySearch":
     from cnnsplitter.search.registry import SEARCHES, make_search, require_options
 
     options = context.params
@@ -80,4 +91,9 @@ def read_start(
 
 def described(context: typer.Context, search: "AnySearch") -> dict[str, Any]:
     """Return the search's name and settings, as they are kept with what it found."""
-    return {"name": context.params["search"], **search.model_dump(mode="json")}
+    values = search.model_dump(mode="json")
+    return {
+        "name": context.params["search"],
+        "ranked_by": context.params["importance"],
+        **values,
+    }

@@ -79,6 +79,9 @@ Start = Annotated[
     Path | None,
     typer.Option(help="Folder of an earlier split, near which the genetic search begins."),
 ]
+ImportanceName = Annotated[
+    str, typer.Option("--importance", help="How units are ranked: feature-maps or taylor.")
+]
 Strong = Annotated[Path, typer.Argument(help="The strong model, saved by this package.")]
 Curves = Annotated[
     Path | None, typer.Option("--sensitivity", help="Curves measured by `sensitivity`.")
@@ -162,6 +165,7 @@ def split(
     generations: Generations = None,
     size_weight: Annotated[float | None, typer.Option(help="Weight of small modules.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many without a gain.")] = None,
+    importance: ImportanceName = "feature-maps",
     pareto: Pareto = None,
     start: Start = None,
     curves: Curves = None,
@@ -239,6 +243,7 @@ def _split_classes(
             images,
             search=search,
             seed=seed,
+            importance=options["importance"],
             sensitivity=measured,
             start=start,
             search_images=options["search_images"],

@@ -78,6 +78,7 @@ def _ways(context: typer.Context) -> dict[str, Any]:
     return {
         "search": chosen_search(context),
         "seed": options["seed"],
+        "importance": options["importance"],
         "search_images": options["search_images"],
         "unknown": unknown_operators(options["freeze_unknown"]),
         "engine": choose_engine(options["engine"], options["workers"], options["ray_address"]),

@@ -60,12 +60,12 @@ class _Spread:
     actors: list[Any]
     images: int
 
-    def __call__(self, owner: Tensor, keep: Tensor) -> Tensor:
+    def __call__(self, owner: Tensor, keep: Tensor, images: int | None = None) -> Tensor:
         """Score candidates, see `CutScorer`."""
         pool = self.ray.util.ActorPool(self.actors)
         parts = equal_parts(len(owner), len(self.actors))
-        tasks = [pack(owner[part], keep[part]) for part in parts]
-        scores = torch.empty(len(owner), self.images)
+        tasks = [pack(owner[part], keep[part], images) for part in parts]
+        scores = torch.empty(len(owner), self.images if images is None else images)
         with _typed_errors(self.ray):
             answers = pool.map(lambda actor, task: actor.score.remote(task), tasks)
             for part, answer in zip(parts, answers, strict=True):

@@ -90,19 +90,19 @@ class _Pool:
             worker.process.join()
         self.workers.clear()
 
-    def __call__(self, owner: Tensor, keep: Tensor) -> Tensor:
+    def __call__(self, owner: Tensor, keep: Tensor, images: int | None = None) -> Tensor:
         """Score candidates, see `CutScorer`."""
         self.start()
         try:
-            return self._score(owner, keep)
+            return self._score(owner, keep, images)
         except BaseException:
             # what the others are doing would answer the next call
             self.close()
             raise
 
-    def _score(self, owner: Tensor, keep: Tensor) -> Tensor:
+    def _score(self, owner: Tensor, keep: Tensor, images: int | None) -> Tensor:
         parts = equal_parts(len(owner), self.count)
-        scores = torch.empty(len(owner), len(self.scorer.data))
+        scores = torch.empty(len(owner), len(self.scorer.data) if images is None else images)
         waiting, missing = deque(range(len(parts))), len(parts)
         deaths: Counter[int | None] = Counter()
         while missing:
@@ -111,7 +111,7 @@ class _Pool:
                 here = parts[worker.part]
                 # one that has just died is noticed when its answer is awaited
                 with suppress(ConnectionError):
-                    worker.connection.send(pack(owner[here], keep[here]))
+                    worker.connection.send(pack(owner[here], keep[here], images))
             for worker in self._answering():
                 part, answer = self._receive(worker)
                 if answer is None:

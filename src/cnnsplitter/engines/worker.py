@@ -14,15 +14,15 @@ from torch import Tensor
 from cnnsplitter.errors import CnnSplitterError, EngineError
 from cnnsplitter.scoring import CutScorer
 
-Task = tuple[NDArray[np.int64], NDArray[np.uint8]]
-"""Owners and packed selections, as they travel to a worker."""
+Task = tuple[NDArray[np.int64], NDArray[np.uint8], int | None]
+"""Owners, packed selections and the number of images, as they travel to a worker."""
 
 Answer = NDArray[np.float32] | Exception
 
 
-def pack(owner: Tensor, keep: Tensor) -> Task:
+def pack(owner: Tensor, keep: Tensor, images: int | None = None) -> Task:
     """Turn candidates into what travels: plain arrays, with eight units to a byte."""
-    return owner.numpy(), np.packbits(keep.numpy(), axis=1)
+    return owner.numpy(), np.packbits(keep.numpy(), axis=1), images
 
 
 class Worker:
@@ -39,10 +39,10 @@ class Worker:
 
     def score(self, task: Task) -> NDArray[np.float32]:
         """Return the scores float32[k, n] of the candidates."""
-        owner, packed = task
+        owner, packed, images = task
         units = self.scorer.channels.unit_count
         keep = np.unpackbits(packed, axis=1, count=units).astype(bool)
-        scores = self.scorer(torch.tensor(owner), torch.from_numpy(keep))
+        scores = self.scorer(torch.tensor(owner), torch.from_numpy(keep), images)
         return scores.numpy()
 
 

@@ -1,6 +1,6 @@
 """What every search takes and returns."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -11,9 +11,19 @@ from cnnsplitter.errors import DataError, ModelError, SelectionError, require_kn
 from cnnsplitter.progress import Progress, silent
 from cnnsplitter.selection import Selection
 
-Scorer = Callable[[Tensor, Tensor], Tensor]
-"""(owner int64[k], keep bool[k, units]) -> float32[k, n]: the own-class scores of k class modules
-on the n search images, where owner is the index of each module's class."""
+
+class Scorer(Protocol):
+    """Runs class modules on the search images."""
+
+    def __call__(self, owner: Tensor, keep: Tensor, images: int | None = None) -> Tensor:
+        """Return the own-class scores float32[k, n] of k class modules on n search images.
+
+        Args:
+            owner: int64[k], the index of each module's class.
+            keep: bool[k, units].
+            images: Run only so many, the first ones; only searches with early generations do.
+        """
+        ...
 
 
 class Layer(Protocol):
@@ -181,6 +191,8 @@ class Generation:
         fitness: Its fitness, whose weights may change between generations.
         measure: The figure that compares generations; its weights are the same in all.
         evaluations: Class modules that were run on the search images in this generation.
+        early: Whether they were run on a part of the images only, so that its figures do not
+            compare with those of other generations.
     """
 
     index: int
@@ -190,6 +202,7 @@ class Generation:
     fitness: float
     measure: float
     evaluations: int
+    early: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,8 +223,9 @@ class SearchResult:
 
     @property
     def best(self) -> Generation:
-        """The generation of the best ensemble: the first of highest measure."""
-        return max(self.history, key=lambda generation: generation.measure)
+        """The generation of the best ensemble: the first of highest measure on all images."""
+        whole = (generation for generation in self.history if not generation.early)
+        return max(whole, key=lambda generation: generation.measure)
 
     @property
     def best_generation(self) -> int:

@@ -1,12 +1,13 @@
 """The genetic search: one population per class, scored together (method.md section 2.5)."""
 
 from functools import partial
+from math import inf
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from cnnsplitter.errors import ModelError
+from cnnsplitter.errors import DataError, ModelError
 from cnnsplitter.objective import jaccard, kept_share
 from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.search.base import Generation, SearchProblem, SearchResult
@@ -49,6 +50,7 @@ class GeneticSearch(GeneticSettings):
             StorageError: The checkpoint is broken or belongs to another search.
             SettingsError: The start ratios do not fit the network.
             ModelError: A class module gives scores that are not finite.
+            DataError: The images of the early generations lack a class.
         """
         evolution = _Evolution(self, problem)
         settings = self.model_dump(mode="json", exclude={"generations", "start_ratios"})
@@ -64,8 +66,10 @@ class GeneticSearch(GeneticSettings):
         return _result(problem, state)
 
     def _is_finished(self, state: SearchState) -> bool:
-        done = len(state.history)
-        best = max(state.history, key=lambda generation: generation.measure)
+        done, whole = len(state.history), _whole(state.history)
+        if not whole:
+            return False
+        best = max(whole, key=lambda generation: generation.measure)
         stalled = done - 1 - best.index >= self.patience > 0
         return done >= self.generations or stalled
 
@@ -73,7 +77,7 @@ class GeneticSearch(GeneticSettings):
         last = state.history[-1]
         values = {
             "accuracy": last.accuracy,
-            "best_accuracy": max(past.accuracy for past in state.history),
+            "best_accuracy": max(past.accuracy for past in _whole(state.history) or state.history),
             "difference": last.difference,
             "kept": last.kept,
             "fitness": last.fitness,
@@ -88,7 +92,22 @@ class _Evolution:
         self.settings = settings
         self.problem = problem
         self.ratios = settings.ratios_for(problem)
+        self.early = self._early_images()
         self.genes = GeneMap.build(problem.channels.groups, problem.importance)
+
+    def _early_images(self) -> int | None:
+        """Return how many images early generations see, None for all."""
+        first = self.problem.labels[: self.settings.early_images]
+        if not len(first) or len(first) == len(self.problem.labels):
+            return None
+        counts = first.bincount(minlength=len(self.problem.classes))
+        for name, count in zip(self.problem.classes, counts.tolist(), strict=True):
+            if not count:
+                raise DataError(
+                    f"the first {len(first)} search images, those of early generations, show no "
+                    f"{name!r}; raise early_images or let the classes take turns"
+                )
+        return len(first)
 
     def next_state(self, state: SearchState | None, seed: int) -> SearchState:
         """Return the state after one more generation, the first if there is none yet."""
@@ -99,12 +118,14 @@ class _Evolution:
         else:
             generator.set_state(state.random)
             brood, known = self._breed(state, generator)
-        scores = self._score(brood, known)
         history = () if state is None else state.history
+        early = self.early is not None and len(history) < self.settings.early_generations
+        scores, evaluations = self._score(brood, known, self.early if early else None)
         result = self._compete(brood, scores, history, generator)
-        generation = self._record(result, len(history), int(brood.fresh.sum()))
+        generation = self._record(result, len(history), evaluations, early)
         best = _members(brood.selections, result.champion)
-        if state is not None and generation.measure <= max(past.measure for past in history):
+        before = max((past.measure for past in _whole(history)), default=-inf)
+        if state is not None and generation.measure <= before:
             best = state.best
         elites = choose_elites(result.individuals, result.champion, self.settings.elites)
         return SearchState(
@@ -162,24 +183,32 @@ class _Evolution:
         )
         return make_new(genes, elites, seen, self._express, change)
 
-    def _score(self, brood: Brood, known: Tensor | None) -> Tensor:
-        """Return float32[classes, population, n]; only fresh selections are run."""
-        images = len(self.problem.labels)
-        scores = torch.zeros(*brood.fresh.shape, images)
+    def _score(self, brood: Brood, known: Tensor | None, early: int | None) -> tuple[Tensor, int]:
+        """Return float32[classes, population, n], and how many selections were run for it.
+
+        Those are the fresh ones, and elites whose scores ``known`` are on other images.
+        """
+        images = early or len(self.problem.labels)
+        scores, run = torch.zeros(*brood.fresh.shape, images), brood.fresh.clone()
         if known is not None:
-            scores[:, : known.shape[1]] = known
-        owner = brood.fresh.nonzero()[:, 0]
+            elites = slice(known.shape[1])
+            if known.shape[2] == images:
+                scores[:, elites] = known
+            else:
+                run[:, elites] = True
+        owner = run.nonzero()[:, 0]
         if len(owner):
-            new = self.problem.scorer(owner, brood.selections[brood.fresh])
+            ways = {} if early is None else {"images": early}
+            new = self.problem.scorer(owner, brood.selections[run], **ways)
             if not new.isfinite().all():
                 raise ModelError(
                     "a class module gives scores that are not finite; check the strong model's "
                     "weights and the search images"
                 )
-            scores[brood.fresh] = new.float()
+            scores[run] = new.float()
         copies = brood.source != torch.arange(brood.source.shape[1])
         scores[copies] = scores[copies.nonzero()[:, 0], brood.source[copies]]
-        return scores
+        return scores, len(owner)
 
     def _compete(
         self,
@@ -192,7 +221,7 @@ class _Evolution:
         best_accuracy = max((generation.accuracy for generation in history), default=0.0)
         return hold_tournament(
             scores,
-            self.problem.labels,
+            self.problem.labels[: scores.shape[2]],
             jaccard(brood.selections.flatten(0, 1), kernels),
             kept_share(brood.selections, kernels),
             rules=self.settings.rules,
@@ -201,10 +230,17 @@ class _Evolution:
             generator=generator,
         )
 
-    def _record(self, result: TournamentResult, index: int, evaluations: int) -> Generation:
+    def _record(
+        self, result: TournamentResult, index: int, evaluations: int, early: bool
+    ) -> Generation:
         figures = (result.accuracy, result.difference, result.kept)
         measure = self.settings.objective.measure(*figures)
-        return Generation(index, *figures, result.fitness, measure, evaluations)
+        return Generation(index, *figures, result.fitness, measure, evaluations, early)
+
+
+def _whole(history: tuple[Generation, ...]) -> list[Generation]:
+    """Return the generations that saw all images."""
+    return [generation for generation in history if not generation.early]
 
 
 def _individuals(values: Tensor, chosen: Tensor) -> Tensor:

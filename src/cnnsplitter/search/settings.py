@@ -37,6 +37,9 @@ class GeneticSettings(BaseModel):
         start_ratios: Group name to the keep-ratios of the start population, or the published form
             by numbers of convolutions; None takes the problem's, as do groups that are not named.
         patience: Stop after so many generations without a better one; 0 never stops early.
+        early_generations: So many generations at the beginning see a part of the search images;
+            the best ensemble is chosen among the later ones.
+        early_images: How many images that part has, in the same proportions of classes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,6 +61,8 @@ class GeneticSettings(BaseModel):
         default=None, union_mode="left_to_right"
     )
     patience: int = Field(default=0, ge=0)
+    early_generations: int = Field(default=0, ge=0)
+    early_images: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -65,6 +70,12 @@ class GeneticSettings(BaseModel):
             raise ValueError(f"elites ({self.elites}) must be fewer than population")
         if self.parents > self.population:
             raise ValueError(f"parents ({self.parents}) must be at most population")
+        if (self.early_generations == 0) != (self.early_images == 0):
+            raise ValueError("early_generations and early_images go together: give both")
+        if self.early_generations >= self.generations:
+            raise ValueError(
+                f"early_generations ({self.early_generations}) must be fewer than generations"
+            )
         if self.least > self.most:
             raise ValueError(f"least ({self.least}) must be at most most ({self.most})")
         if self.form == "paper" and self.size_weight:

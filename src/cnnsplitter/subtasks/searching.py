@@ -23,6 +23,7 @@ from cnnsplitter.selection import Selection
 from cnnsplitter.sensitivity import measure_sensitivity
 from cnnsplitter.splitting import (
     GRADIENT_IMAGES,
+    Measure,
     Unknown,
     as_classifier,
     importance_for,
@@ -30,6 +31,7 @@ from cnnsplitter.splitting import (
     require_importance,
     require_layers,
     require_usable,
+    search_set,
     trace,
 )
 from cnnsplitter.subtasks.networks import Subtask, cut, restrict
@@ -121,7 +123,7 @@ def subtask(
     *,
     search: Search | None = None,
     seed: int = 0,
-    importance: Importance | None = None,
+    importance: Importance | Measure = "feature-maps",
     search_images: int | None = None,
     unknown: Unknown = "error",
     checkpoint: Path | None = None,
@@ -137,7 +139,7 @@ def subtask(
             in ``split``.
         search: Any search: it meets a problem with a single selection (``MarginProblem``).
         seed: Of the search and of the choice of images.
-        importance: Measured already, on the model that ``restrict`` gives; by default measured
+        importance: Measured already, on the model that ``restrict`` gives, or how it is measured
             here if the search needs it.
         search_images: At most so many images score selections.
         unknown: What an operator that cannot be followed does; see ``ChannelMap.trace``.
@@ -156,12 +158,13 @@ def subtask(
     search = search or GeneticSearch()
     restricted = restrict(whole, classes)
     data = data.relabel(restricted.classes)
-    images = limited(data.search, search_images, seed)
+    images = search_set(search, limited(data.search, search_images, seed))
     require_usable(restricted, data, images)
     channels = trace(restricted, unknown=unknown)
     require_layers(search, None, channels)
-    if importance is None:
-        importance = importance_for(search, restricted, channels, data.train, seed, progress)
+    if not isinstance(importance, Importance):
+        ways = (seed, progress, importance)
+        importance = importance_for(search, restricted, channels, data.train, *ways)
     require_importance(importance, channels)
     scorer = MarginScorer(restricted, channels, images)
     masked = MaskedImages(restricted, channels, limited(data.train, GRADIENT_IMAGES, seed))
