@@ -24,6 +24,7 @@ LAYERS = (
         "data",
         "augmentation",
         "settings",
+        "summaries",
         "events",
         "intervals",
     },
