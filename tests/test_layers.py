@@ -28,7 +28,7 @@ LAYERS = (
         "events",
         "intervals",
     },
-    {"classifier"},
+    {"classifier", "tracking"},
     {"channels", "models", "inference", "objective"},
     {
         "surgery",
