@@ -26,10 +26,11 @@ LAYERS = (
         "data",
         "augmentation",
         "settings",
+        "summaries",
         "events",
         "intervals",
     },
-    {"classifier"},
+    {"classifier", "tracking"},
     {"channels", "models", "inference", "objective"},
     {
         "surgery",

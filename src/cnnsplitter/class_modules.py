@@ -14,9 +14,10 @@ from cnnsplitter.errors import DataError, SettingsError, require_known
 from cnnsplitter.inference import predict
 from cnnsplitter.preprocessing import Preprocessing
 from cnnsplitter.selection import Selection
+from cnnsplitter.summaries import Row, Summarised, Summary
 
 
-class ClassModule(nn.Module):
+class ClassModule(Summarised, nn.Module):
     """A narrow CNN cut out of a strong model; it scores one class. The net is put in eval mode.
 
     Attributes:
@@ -93,8 +94,24 @@ class ClassModule(nn.Module):
         """Name the class in the printed model."""
         return f"source_class={self.source_class!r}"
 
+    def facts(self) -> Row:
+        """Return what the narrow network is, as texts."""
+        keep = None if self.selection is None else self.selection.keep
+        return {
+            "scores": self.source_class,
+            "network": type(self.net).__name__,
+            "kernels": f"{sum(m.out_channels for m in _convolutions(self.net)):,}",
+            "parameters": f"{sum(p.numel() for p in self.net.parameters()):,}",
+            "units kept": "all" if keep is None else f"{int(keep.sum()):,} of {len(keep):,}",
+        }
 
-class ComposedModel(nn.Module):
+    def summary(self) -> Summary:
+        """Return what is worth seeing at a glance."""
+        remark = f"Of a strong model for {len(self.classes)} classes; images {self.input_shape}."
+        return Summary(f"Class module of {self.source_class}", [self.facts()], remark)
+
+
+class ComposedModel(Summarised, nn.Module):
     """Class modules side by side; the argmax over their scores is the predicted class.
 
     They may score a part of a strong model's classes, and come from different strong models:
@@ -135,6 +152,11 @@ class ComposedModel(nn.Module):
     def input_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
         return self.class_modules[0].input_shape
+
+    def summary(self) -> Summary:
+        """Return what is worth seeing at a glance."""
+        rows = [module.facts() for module in self.class_modules]
+        return Summary(f"Composed model of {len(rows)} class modules", rows)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images uint8 or float [B, C, H, W] to one score per class, float[B, N]."""
@@ -230,6 +252,10 @@ def _check_composition(modules: tuple[ClassModule, ...]) -> None:
         if names.count(name) > 1:
             raise SettingsError(f"class {name!r} has {names.count(name)} class modules; keep one")
     require_same_shape({_named(module): module.input_shape for module in modules})
+
+
+def _convolutions(net: nn.Module) -> list[nn.Conv2d]:
+    return [module for module in net.modules() if isinstance(module, nn.Conv2d)]
 
 
 def _named(module: ClassModule) -> str:

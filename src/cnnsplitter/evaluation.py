@@ -19,6 +19,7 @@ from cnnsplitter.intervals import (
     paired_changes,
     share_interval,
 )
+from cnnsplitter.summaries import Summarised, Summary
 
 
 @runtime_checkable
@@ -117,7 +118,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Comparison(Summarised):
     """Two models' predictions for the same samples.
 
     Attributes:
@@ -172,6 +173,30 @@ class Comparison:
         ``won_other`` those of the others that became wrong and right.
         """
         return [self._row(target) for target in self.targets]
+
+    def summary(self) -> Summary:
+        """Return what changed for every target class, in per cent and points with intervals."""
+        lost, won = len(self.right_to_wrong), len(self.wrong_to_right)
+        return Summary(
+            f"Before and after, on {len(self.labels):,} images",
+            [line for target in self.targets for line in self._lines(target)],
+            f"{won} images became right, {lost} became wrong (one-sided by chance: "
+            f"p = {self.chance:.2g}). Brackets hold the true change with {COVERAGE:.0%}.",
+        )
+
+    def _lines(self, target: str) -> list[dict[str, str]]:
+        before, after = self.before.intervals(target), self.after.intervals(target)
+        return [
+            {
+                "class": f"not {target}" if name == "other" else target,
+                "figure": "accuracy" if name == "other" else name,
+                "before": f"{100 * before[name].estimate:.1f} %",
+                "after": f"{100 * after[name].estimate:.1f} %",
+                "points": f"{100 * change.estimate:+.1f} "
+                f"({100 * change.low:+.1f} to {100 * change.high:+.1f})",
+            }
+            for name, change in self.changes(target).items()
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return all figures and the positions of the flipped samples as plain JSON values."""

@@ -22,6 +22,7 @@ _WRITTEN = (
     "search.safetensors",
     "events.jsonl",
     "tensorboard/events.*",
+    "mlflow-run.txt",
     "modules/*.safetensors",
     "composed.safetensors",
     "patched-*.safetensors",

@@ -15,6 +15,7 @@ from docpages import PAGES, ROOT, Page
 RUN_BY = MappingProxyType(
     {
         "README.md": "tests/test_readme.py",
+        "docs/follow-a-run.md": "tests/docs/test_follow_a_run.py",
         "docs/gpu.md": "tests/docs/test_quick_start.py",
         "docs/new-task.md": "tests/docs/test_quick_start.py",
         "docs/patching.md": "tests/docs/test_quick_start.py",
@@ -41,6 +42,7 @@ NOT_RUN = MappingProxyType(
         ("README.md", "evaluate"): FULL_SIZE,
         ("README.md", "run simcnn-cifar10"): "hours; tests/commands/test_runs.py runs a small one",
         ("docs/api.md", "import"): "one import, which all other blocks make",
+        ("docs/follow-a-run.md", "run"): "hours; tests/test_tracking.py runs a small one",
         (
             "docs/many-machines.md",
             "split",

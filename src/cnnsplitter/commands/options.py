@@ -80,6 +80,10 @@ RayAddress = Annotated[
 ToTensorBoard = Annotated[
     bool, typer.Option("--tensorboard", help="Write the figures of every step for TensorBoard.")
 ]
+ToMLflow = Annotated[
+    bool,
+    typer.Option("--mlflow", help="Log the figures of every step to MLFLOW_TRACKING_URI."),
+]
 ModelArguments = Annotated[
     list[str] | None,
     typer.Option("--model-arg", help="NAME=VALUE: argument of the network's builder; repeatable."),
@@ -279,10 +283,15 @@ def details(**values: Any) -> dict[str, Any]:
     return {"versions": versions(), **given(**values)}
 
 
-def listeners(terminal: Terminal, folder: Path, tensorboard: bool) -> "tuple[Progress, Muted]":
-    """Return what hears every step of a run, and what mutes all that it writes to ``folder``."""
+def listeners(
+    terminal: Terminal, folder: Path, *, tensorboard: bool = False, mlflow: bool = False
+) -> "tuple[Progress, Muted]":
+    """Return what hears every step of a run, and what mutes all that it writes or sends."""
     from cnnsplitter.events import EventLog, Muted, TensorBoard, TimeLeft, together
+    from cnnsplitter.tracking import MLflow
 
-    boards = [TensorBoard(folder / "tensorboard")] if tensorboard else []
+    boards: list[Progress] = [TensorBoard(folder / "tensorboard")] if tensorboard else []
+    if mlflow:
+        boards.append(MLflow(folder))
     files = Muted(together(EventLog(folder / "events.jsonl"), *boards))
     return TimeLeft(together(terminal.progress, files)), files

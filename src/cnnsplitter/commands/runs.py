@@ -16,6 +16,7 @@ from cnnsplitter.commands.options import (
     Quiet,
     SearchImages,
     Settings,
+    ToMLflow,
     ToTensorBoard,
     Verbose,
     listeners,
@@ -73,6 +74,7 @@ def run(
     generations: Generations = None,
     search_images: SearchImages = None,
     tensorboard: ToTensorBoard = False,
+    mlflow: ToMLflow = False,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")] = None,
     settings: Settings = None,
     dry_run: DryRun = False,
@@ -95,7 +97,8 @@ def run(
     )
     folder = out or Path("runs") / Path(recipe).stem
     places = _places(wanted, place or [])
-    work = _Work(wanted, folder, places, force=force, dry_run=dry_run, tensorboard=tensorboard)
+    boards = {"tensorboard": tensorboard, "mlflow": mlflow}
+    work = _Work(wanted, folder, places, force=force, dry_run=dry_run, **boards)
     _run(work, Terminal(json, quiet, verbose=verbose))
 
 
@@ -125,6 +128,7 @@ class _Work:
     force: bool = False
     dry_run: bool = False
     tensorboard: bool = False
+    mlflow: bool = False
 
 
 def _run(work: _Work, terminal: Terminal) -> None:
@@ -133,7 +137,9 @@ def _run(work: _Work, terminal: Terminal) -> None:
     from cnnsplitter.pipeline import Run
 
     with terminal:
-        progress, written = listeners(terminal, folder, work.tensorboard)
+        progress, written = listeners(
+            terminal, folder, tensorboard=work.tensorboard, mlflow=work.mlflow
+        )
         written.is_muted = True
         run = Run(work.recipe, folder, work.places, progress)
         run.check()

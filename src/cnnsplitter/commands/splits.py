@@ -32,6 +32,7 @@ from cnnsplitter.commands.options import (
     Seed,
     Settings,
     Size,
+    ToMLflow,
     ToTensorBoard,
     Verbose,
     Workers,
@@ -174,6 +175,7 @@ def split(
     workers: Workers = None,
     ray_address: RayAddress = None,
     tensorboard: ToTensorBoard = False,
+    mlflow: ToMLflow = False,
     recalibrate: Recalibrate = False,
     finetune_epochs: FinetuneEpochs = None,
     subtask: Annotated[
@@ -225,7 +227,8 @@ def _split_classes(
     from cnnsplitter.splitting import split as find
 
     runs_on = choose_engine(options["engine"], options["workers"], options["ray_address"])
-    progress, _ = listeners(terminal, out, options["tensorboard"])
+    boards = {name: options[name] for name in ("tensorboard", "mlflow")}
+    progress, _ = listeners(terminal, out, **boards)
     model = load_model(Classifier, strong, builder(context))
     unknown = unknown_operators(options["freeze_unknown"])
     curves = options["curves"]

@@ -45,7 +45,8 @@ def split_subtask(context: typer.Context) -> None:
 
     ways = _ways(context)
     terminal = Terminal(options["json"], options["quiet"], verbose=options["verbose"])
-    ways["progress"], _ = listeners(terminal, options["out"], options["tensorboard"])
+    boards = {name: options[name] for name in ("tensorboard", "mlflow")}
+    ways["progress"], _ = listeners(terminal, options["out"], **boards)
     strong = load_model(Classifier, options["strong"], builder(context))
     # What cannot be restricted to the classes is refused before the data is read.
     classes = restrict(strong, [name.strip() for name in options["subtask"].split(",")]).classes

@@ -16,6 +16,7 @@ from cnnsplitter.inference import predict
 from cnnsplitter.patches.combining import RULES, Joint, Layout, Observations, combine, opened
 from cnnsplitter.patches.fitting import Fitting, fit
 from cnnsplitter.patches.gating import Gate, doubts_for
+from cnnsplitter.summaries import Summarised, Summary
 
 __all__ = ["RULES", "Patch", "PatchedModel", "known_classes", "observe", "patch", "require_classes"]
 
@@ -37,7 +38,7 @@ class Patch:
     gate: Gate | None = None
 
 
-class PatchedModel(nn.Module):
+class PatchedModel(Summarised, nn.Module):
     """A weak model with patches. Everything in it is put in eval mode.
 
     Attributes:
@@ -109,6 +110,20 @@ class PatchedModel(nn.Module):
     def input_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
         return self.weak.input_shape
+
+    def summary(self) -> Summary:
+        """Return what is worth seeing at a glance."""
+        rows = [
+            {
+                "patched class": patch.target,
+                **patch.module.facts(),
+                "calibration": type(patch.calibration).__name__,
+                "gate": "none" if patch.gate is None else patch.gate.doubt,
+            }
+            for patch in self.patches
+        ]
+        weak = f"{type(self.weak.net).__name__} for {len(self.classes)} classes"
+        return Summary(f"Patched model: {weak}, {len(rows)} patches by {self.rule}", rows)
 
     def without(self, *targets: str) -> "PatchedModel":
         """Return the model without some patches; with none left it is the weak model bit for bit.

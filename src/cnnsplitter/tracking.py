@@ -1,0 +1,78 @@
+"""MLflow as a listener to the steps of a long run; nothing is sent unless a person asks for it."""
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cnnsplitter.errors import SettingsError
+from cnnsplitter.extras import require_extra
+from cnnsplitter.files import replacing
+from cnnsplitter.progress import Step
+
+EXPERIMENT = "cnnsplitter"
+"""The experiment that runs belong to, unless ``MLFLOW_EXPERIMENT_NAME`` names another."""
+RUN_FILE = "mlflow-run.txt"
+
+
+@dataclass(eq=False)
+class MLflow:
+    """Logs the figures of every step to MLflow, where ``MLFLOW_TRACKING_URI`` says.
+
+    Attributes:
+        folder: Of the run, after which the MLflow run is named; a file there keeps its id, so that
+            a run that is continued goes on in MLflow, too.
+    """
+
+    folder: Path
+    _run: str = ""
+    _client: Any = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Open a run when there is something to log, but fail at once without the library.
+
+        Raises:
+            SettingsError: MLflow is not installed.
+        """
+        # MLflow counts its users; a person who wants to be counted sets it to false
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        require_extra("mlflow", "mlflow")
+
+    def __call__(self, step: Step, /) -> None:
+        """Log the figures under ``stage/name``.
+
+        Raises:
+            SettingsError: MLflow cannot log to the place that it is told.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._log(step)
+        except MlflowException as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise SettingsError(f"MLflow: {reason}; see MLFLOW_TRACKING_URI") from error
+
+    def _log(self, step: Step) -> None:
+        if not self._run:
+            self._open()
+        for name, value in step.values.items():
+            # MLflow takes no other signs in names
+            key = re.sub(r"[^\w. :/-]", "_", f"{step.stage}/{name}", flags=re.ASCII)
+            self._client.log_metric(self._run, key, value, step=step.done)
+
+    def _open(self) -> None:
+        from mlflow.tracking import MlflowClient
+
+        self._client = MlflowClient()
+        path = self.folder / RUN_FILE
+        if path.exists():
+            self._run = path.read_text().strip()
+            return
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+        known = self._client.get_experiment_by_name(name)
+        experiment = known.experiment_id if known else self._client.create_experiment(name)
+        run = self._client.create_run(experiment, run_name=self.folder.name)
+        self._run = run.info.run_id
+        with replacing(path) as temporary:
+            temporary.write_text(f"{self._run}\n")
