@@ -89,3 +89,9 @@ def test_wrong_settings_are_refused() -> None:
         Fitting(floor=-2)
     with pytest.raises(SettingsError, match="gate must be a share"):
         Fitting(gate=95)
+
+
+def test_likelihood_is_held_to_the_weak_model_among_many_patches() -> None:
+    seen = observations(n=200, patched=(0, 1, 2, 3), skill=3.0, blind=2.0)
+    free, held = fit(Fitting(floor=-1), seen), fit(Fitting(), seen)
+    assert held == free  # All are far better than the weak model, whatever they take.

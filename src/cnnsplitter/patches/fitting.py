@@ -33,8 +33,9 @@ class Fitting:
         objective: One of ``OBJECTIVES``: what the bias of a learned calibration is set for after
             the fit.
         floor: The accuracy on the other classes may change by no less than this (a share, so that
-            -0.01 allows a loss of one point) on the calibration images. It bounds the bias of
-            learned calibrations; others have none, so that for them only ``guard`` asks for it.
+            -0.01 allows a loss of one point) on the calibration images, see ``best_shift``. It
+            bounds the bias of learned calibrations; others have none, so that for them only
+            ``guard`` asks for it.
         gate: Share of the gain in F1 that a gate must keep on the calibration images; None for
             patches that are always run.
     """

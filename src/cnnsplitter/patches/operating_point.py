@@ -34,7 +34,9 @@ def best_shift(objective: str, floor: float, joint: Joint, seen: Observations, p
     Args:
         objective: One of ``OBJECTIVES``.
         floor: Least change of the accuracy on the other classes, against the model without the
-            patch. Where no bias reaches it, it is the best that there is.
+            patch; for ``likelihood``, which moves nothing for the patch's sake, against the weak
+            model, because among many good patches each takes a little from the rest. Where no bias
+            reaches it, it is the best that there is.
         joint: The fitted patches, without gates.
         seen: Calibration images.
         patch: Which patch.
@@ -45,7 +47,8 @@ def best_shift(objective: str, floor: float, joint: Joint, seen: Observations, p
     counts = _counts(joint, seen, patch)
     is_other = seen.labels != seen.layout.patched[patch]
     before = outputs_of(joint, seen, without=patch).argmax(1)
-    right = (before == seen.labels) & is_other
+    plain = seen.layout.spread(seen.logits.softmax(1), 0.0).argmax(1)
+    right = ((plain if objective == "likelihood" else before) == seen.labels) & is_other
     least = (right.sum() / is_other.sum().clamp(min=1)).item() + floor
     allowed = counts.others >= min(least, counts.others.max().item()) - 1e-12
     if objective == "precision":
