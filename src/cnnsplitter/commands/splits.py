@@ -66,6 +66,17 @@ SearchName = Annotated[
         "--search", help=f"How: {', '.join(SEARCHES)}.", autocompletion=lambda: list(SEARCHES)
     ),
 ]
+Preset = Annotated[
+    str | None, typer.Option(help="A published configuration, such as simcnn-cifar10.")
+]
+SubtaskClasses = Annotated[
+    str | None,
+    typer.Option("--subtask", help="One network for these classes, with commas between them."),
+]
+CompareSubtask = Annotated[
+    bool,
+    typer.Option("--compare/--no-compare", help="Compare a sub-task with separate class modules."),
+]
 Recalibrate = Annotated[
     bool, typer.Option("--recalibrate", help="Measure the batch norms' statistics again.")
 ]
@@ -157,9 +168,7 @@ def split(
     data: Data,
     out: OutFolder,
     search: SearchName = "genetic",
-    preset: Annotated[
-        str | None, typer.Option(help="A published configuration, such as simcnn-cifar10.")
-    ] = None,
+    preset: Preset = None,
     keep: Annotated[float | None, typer.Option(help="Share of the kernels that is kept.")] = None,
     tries: Annotated[int | None, typer.Option(help="Ensembles drawn; the best counts.")] = None,
     population: Population = None,
@@ -178,12 +187,8 @@ def split(
     mlflow: ToMLflow = False,
     recalibrate: Recalibrate = False,
     finetune_epochs: FinetuneEpochs = None,
-    subtask: Annotated[
-        str | None, typer.Option(help="One network for these classes, with commas between them.")
-    ] = None,
-    compare: Annotated[
-        bool, typer.Option(help="Compare a sub-task with separate class modules.")
-    ] = True,
+    subtask: SubtaskClasses = None,
+    compare: CompareSubtask = True,
     freeze_unknown: FreezeUnknown = False,
     size: Size = None,
     channels: Channels = None,
