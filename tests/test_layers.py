@@ -34,6 +34,7 @@ LAYERS = (
         "baking",
         "heads",
         "recalibration",
+        "compensation",
         "evaluation",
         "calibration",
         "cost",

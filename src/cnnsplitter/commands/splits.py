@@ -57,6 +57,9 @@ if TYPE_CHECKING:
     from cnnsplitter.splitting import Split, Unknown
 
 SEARCHES = ("genetic", "gradient", "importance", "random")
+Compensate = Annotated[
+    bool, typer.Option("--compensate", help="What is kept takes over what was cut, in closed form.")
+]
 Recalibrate = Annotated[
     bool, typer.Option("--recalibrate", help="Measure the batch norms' statistics again.")
 ]
@@ -161,6 +164,7 @@ def split(
     workers: Workers = None,
     ray_address: RayAddress = None,
     tensorboard: ToTensorBoard = False,
+    compensate: Compensate = False,
     recalibrate: Recalibrate = False,
     finetune_epochs: FinetuneEpochs = None,
     subtask: Annotated[
