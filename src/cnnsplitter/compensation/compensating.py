@@ -158,11 +158,11 @@ class _Layer:
         known = covariance[kept][:, kept]
         ridge = RIDGE * known.diagonal().mean().clamp(min=1e-12)
         known = known + ridge * torch.eye(len(known), dtype=known.dtype)
-        map_ = torch.linalg.solve(known, covariance[kept][:, ~kept])
+        map_: Tensor = torch.linalg.solve(known, covariance[kept][:, ~kept])
         lost = weight[:, ~inputs]
         if self.pointwise:
             return torch.einsum("oct,kc->okt", lost, map_)
-        change = lost.flatten(1) @ map_.T
+        change: Tensor = lost.flatten(1) @ map_.T
         return change.view(len(change), -1, weight.shape[2])
 
     def _lost_mean(self, weight: Tensor, change: Tensor, inputs: Tensor) -> Tensor:
