@@ -1,12 +1,14 @@
 """Split CIFAR-10 networks by several searches, and test the composed models.
 
+Every case gives two rows: the plain class modules, and the same ones after compensation.
+
 Run it again after a stop: what is finished is not done again, a search goes on at its checkpoint,
 and every case is written at once. The test images are read for the finished case only.
 """
 
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,9 +17,9 @@ import numpy as np
 import torch
 import typer
 
-import cnnsplitter.search
-from cnnsplitter.class_modules import compose
+from cnnsplitter.class_modules import ClassModule, compose
 from cnnsplitter.classifier import Classifier
+from cnnsplitter.compensation.compensating import compensate
 from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.data.npz import load_npz
 from cnnsplitter.errors import CnnSplitterError, DataError
@@ -27,7 +29,8 @@ from cnnsplitter.models import build_model
 from cnnsplitter.preprocessing import IMAGENET
 from cnnsplitter.progress import Step
 from cnnsplitter.results import Row, read_json, write_json, write_results
-from cnnsplitter.search import GeneticSearch, GradientSearch, Search
+from cnnsplitter.search import Search
+from cnnsplitter.search.registry import make_search
 from cnnsplitter.splitting import Split, limited, split, trace
 from cnnsplitter.terminal import Terminal
 from cnnsplitter.weights import load_weights
@@ -36,9 +39,6 @@ from experiments.patch_first import known_rows
 HERE = Path(__file__).parent
 UNSEEN_FROM, SEED_OF_UNSEEN = 40_000, 1009
 """The SimCNN was trained on the images before this place of that seed's permutation."""
-
-
-BASELINES = {"importance": "ThresholdSearch", "random": "RandomSearch"}
 
 
 class TimeIsUpError(Exception):
@@ -124,16 +124,16 @@ def main(
                 data = splits_of(cifar10, settings["images"])
                 strong = strong_model(case.model, models / weights_of(settings, case), data)
                 trial = Trial(case, settings, strong, data, runs, terminal, on)
-                rows.append({**trial.row(rows), "threads": threads})
+                rows += [{**row, "threads": threads} for row in trial.rows(rows)]
                 write_results(out, rows, command)
     terminal.table("Splits", rows)
 
 
 def cases(settings: dict[str, Any], seeds: int) -> Iterator[Case]:
     """Yield the cases, the gradient search's first: the genetic ones take as long as they did."""
-    for search in ("gradient", *settings["baselines"]):
+    for model, own in settings["models"].items():
         for seed in range(seeds):
-            for model, own in settings["models"].items():
+            for search in ("gradient", *settings["baselines"]):
                 for keep in own["keep"]:
                     yield Case(model, search, keep, seed)
 
@@ -152,7 +152,7 @@ def splits_of(cifar10: Path, sizes: dict[str, int]) -> Splits:
     seen, unseen = train.take(order[:UNSEEN_FROM]), train.take(order[UNSEEN_FROM:])
     ends = sizes["search"], sizes["search"] + sizes["calibration"]
     parts = unseen.take(torch.arange(ends[0])), unseen.take(torch.arange(*ends))
-    return Splits(limited(seen, sizes["train"], 0), *parts, test)
+    return Splits(limited(seen, sizes["train"], 0), *parts, limited(test, sizes["test"], 0))
 
 
 def strong_model(name: str, weights: Path, data: Splits) -> Classifier:
@@ -174,37 +174,54 @@ class Trial:
     terminal: Terminal
     on: str
 
-    def row(self, rows: list[Row]) -> Row:
-        """Search, compose and test."""
-        watch = Stopwatch(self._file("json"), self._limit(rows), self.terminal.progress)
+    def rows(self, known: list[Row]) -> list[Row]:
+        """Search, compose and test, without and with compensation."""
+        watch = Stopwatch(self._file("json"), self._limit(known), self.terminal.progress)
         found = self._split(self._search(), watch)
         seconds = watch.read()
+        plain = {**vars(self.case), "data": "cifar10", **self._facts(found), **seconds}
+        start = time.perf_counter(), time.process_time()
+        better = self._compensated(found)
+        more = time.perf_counter() - start[0], time.process_time() - start[1]
+        tuned = {
+            "seconds": plain["seconds"] + more[0],
+            "cpu_seconds": plain["cpu_seconds"] + more[1],
+        }
+        return [
+            {**plain, "tuned": "no", **self._accuracy(found)},
+            {**plain, **tuned, "tuned": "compensated", **self._accuracy(better)},
+        ]
+
+    def _facts(self, found: Split) -> dict[str, float]:
         costs = found.rows(self.strong)
         shared, images = found.overlap(), getattr(self.data, self.on)
         others = (shared.sum() - shared.trace()) / (len(found) * (len(found) - 1))
         return {
-            **vars(self.case),
-            "data": "cifar10",
             "kept_kernels": float(np.mean([row["kept_kernels"] for row in costs])),
             "kept_macs": float(np.mean([row["kept_macs"] for row in costs])),
-            "accuracy_strong": accuracy(self.strong, images),
-            "accuracy_composed": accuracy(compose(found), images),
-            "accuracy_search": found.result.accuracy,
             "overlap": others.item(),
-            **seconds,
+            "images": len(images),
+            "accuracy_strong": accuracy(self.strong, images),
         }
 
+    def _accuracy(self, modules: Mapping[str, ClassModule]) -> dict[str, float]:
+        return {"accuracy_composed": accuracy(compose(modules), getattr(self.data, self.on))}
+
+    def _compensated(self, found: Split) -> dict[str, ClassModule]:
+        channels, seed = trace(self.strong), self.case.seed
+        return compensate(found, self.strong, channels, self.data.train, seed=seed)
+
     def _search(self) -> Search:
-        own = self.settings["models"][self.case.model]
-        if self.case.search == "gradient":
-            return GradientSearch.model_validate({**own["gradient"], "keep": self.case.keep})
-        if self.case.search == "genetic":
-            around = [min(1.0, max(0.1, self.case.keep + change)) for change in (-0.1, 0, 0.1)]
+        name, keep = self.case.search, self.case.keep
+        own = {
+            **self.settings.get(name, {}),
+            **self.settings["models"][self.case.model].get(name, {}),
+        }
+        if name == "genetic":
+            around = [min(1.0, max(0.1, keep + change)) for change in (-0.1, 0, 0.1)]
             ratios = {"sensitive": [], "sensitive_ratios": around, "other_ratios": around}
-            own = {**self.settings["genetic"], "start_ratios": ratios, "generations": 10**6}
-            return GeneticSearch.model_validate(own)
-        baseline = getattr(cnnsplitter.search, BASELINES[self.case.search])
-        return baseline(keep=self.case.keep)  # type: ignore[no-any-return]
+            return make_search(name, {**own, "start_ratios": ratios, "generations": 10**6})
+        return make_search(name, {**own, "keep": keep})
 
     def _limit(self, rows: list[Row]) -> float | None:
         """Return the processor time that a genetic search has: as much as the gradient search.

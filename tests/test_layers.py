@@ -37,6 +37,7 @@ LAYERS = (
         "baking",
         "heads",
         "recalibration",
+        "compensation",
         "evaluation",
         "calibration",
         "cost",

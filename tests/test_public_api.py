@@ -30,6 +30,7 @@ NAMES = {
     "engines": ("Processes", "RayCluster"),
     "exporting": ("Exported", "export"),
     "hub": ("load_folder", "pull_from_hub", "push_to_hub", "save_folder"),
+    "compensation.compensating": ("compensate",),
     "finetuning": ("FineTuning", "fine_tune"),
     "importance": ("Importance", "measure_importance"),
     "models": ("build_model",),

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from cnnsplitter.channels import ChannelMap
     from cnnsplitter.class_modules import ClassModule, ComposedModel, compose
     from cnnsplitter.classifier import Classifier
+    from cnnsplitter.compensation.compensating import compensate
     from cnnsplitter.composition import fit_composition
     from cnnsplitter.cost import Cost, measure_cost
     from cnnsplitter.data import ImageSet, Splits, SplitShares, load_data, make_splits
@@ -83,6 +84,7 @@ _HOME = {
     "bake": "baking",
     "build_model": "models",
     "compare": "evaluation",
+    "compensate": "compensation.compensating",
     "compose": "class_modules",
     "diagnose": "patches.diagnosis",
     "evaluate": "evaluation",

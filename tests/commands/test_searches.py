@@ -13,6 +13,7 @@ from cnnsplitter.class_modules import ClassModule, compose
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.commands.options import _TABLES
 from cnnsplitter.commands.splits import SEARCHES as LISTED
+from cnnsplitter.compensation.compensating import compensate
 from cnnsplitter.data import load_data
 from cnnsplitter.evaluation import evaluate
 from cnnsplitter.finetuning import FineTuning, fine_tune
@@ -101,6 +102,22 @@ def test_recalibration_is_reported_too(shop: Shop, tmp_path: Path) -> None:
     expected = recalibrate(plain, load_data(shop / "data.npz").train, seed=0)
     buffers = zip(saved.buffers(), expected.buffers(), strict=True)
     assert all(torch.equal(a, b) for a, b in buffers)
+
+
+def test_compensation_is_reported_too(shop: Shop, tmp_path: Path) -> None:
+    options = ("--search", "importance", "--json", "--out")
+    plain = succeed(*split(shop, *options, tmp_path / "plain")).json
+    result = succeed(*split(shop, *options, tmp_path / "better", "--compensate")).json
+    assert [row["stage"] for row in result["tuning"]] == ["plain", "compensated"]
+    assert result["plain_composed_accuracy"] == plain["composed_accuracy"]
+    assert result["modules"] == plain["modules"]
+    strong = load_as(Classifier, shop / "strong.safetensors")
+    cut = {"cat": load_as(ClassModule, tmp_path / "plain" / "cat.safetensors")}
+    train = load_data(shop / "data.npz").train
+    expected = compensate(cut, strong, trace(strong), train, seed=0)["cat"]
+    saved = load_as(ClassModule, tmp_path / "better" / "cat.safetensors")
+    pairs = zip(saved.state_dict().values(), expected.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_a_front_has_a_folder_for_each_share_and_goes_on(shop: Shop, tmp_path: Path) -> None:

@@ -77,6 +77,9 @@ CompareSubtask = Annotated[
     bool,
     typer.Option("--compare/--no-compare", help="Compare a sub-task with separate class modules."),
 ]
+Compensate = Annotated[
+    bool, typer.Option("--compensate", help="What is kept takes over what was cut, in closed form.")
+]
 Recalibrate = Annotated[
     bool, typer.Option("--recalibrate", help="Measure the batch norms' statistics again.")
 ]
@@ -185,6 +188,7 @@ def split(
     ray_address: RayAddress = None,
     tensorboard: ToTensorBoard = False,
     mlflow: ToMLflow = False,
+    compensate: Compensate = False,
     recalibrate: Recalibrate = False,
     finetune_epochs: FinetuneEpochs = None,
     subtask: SubtaskClasses = None,

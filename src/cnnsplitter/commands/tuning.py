@@ -1,10 +1,11 @@
-"""What ``split`` does to narrow networks after the search: recalibration and fine-tuning."""
+"""What ``split`` does to narrow networks after the search: compensate, recalibrate, fine-tune."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from cnnsplitter.commands.options import unknown_operators
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -13,14 +14,16 @@ if TYPE_CHECKING:
     from cnnsplitter.class_modules import ClassModule
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.data import Splits
+    from cnnsplitter.subtasks.networks import Subtask
 
-M = TypeVar("M", bound="ClassModule | Classifier")
+M = TypeVar("M", bound="ClassModule | Subtask")
 Stages = list[dict[str, Any]]
 
 
 def is_wanted(context: typer.Context) -> bool:
     """Return whether the options ask for any of it."""
-    return bool(context.params["recalibrate"] or context.params["finetune_epochs"])
+    ways = ("compensate", "recalibrate", "finetune_epochs")
+    return any(context.params[way] for way in ways)
 
 
 def tune(
@@ -31,7 +34,7 @@ def tune(
     images: "Splits",
     terminal: Terminal,
 ) -> tuple[dict[str, M], Stages]:
-    """Recalibrate and fine-tune, as the options say.
+    """Compensate, recalibrate and fine-tune, as the options say.
 
     Args:
         context: Of the command.
@@ -50,6 +53,9 @@ def tune(
 
     options, modules = context.params, dict(modules)
     stages = [_stage("plain", together(modules), images)]
+    if options["compensate"]:
+        modules = _compensated(context, modules, strong, images)
+        stages.append(_stage("compensated", together(modules), images))
     if options["recalibrate"] and has_batch_norm(strong):
         modules = {
             name: recalibrate(module, images.train, seed=options["seed"])
@@ -70,6 +76,16 @@ def tune(
         )
         stages.append(_stage("fine-tuned", together(modules), images))
     return modules, stages
+
+
+def _compensated(
+    context: typer.Context, modules: Mapping[str, M], strong: "Classifier", images: "Splits"
+) -> dict[str, M]:
+    from cnnsplitter.compensation.compensating import compensate
+    from cnnsplitter.splitting import trace
+
+    channels = trace(strong, unknown=unknown_operators(context.params["freeze_unknown"]))
+    return compensate(modules, strong, channels, images.train, seed=context.params["seed"])
 
 
 def _stage(name: str, model: "nn.Module", images: "Splits") -> dict[str, Any]:

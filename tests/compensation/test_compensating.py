@@ -1,0 +1,144 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import toys
+from cnnsplitter.class_modules import ClassModule
+from cnnsplitter.classifier import Classifier
+from cnnsplitter.compensation import compensating, moments
+from cnnsplitter.compensation.compensating import compensate
+from cnnsplitter.errors import DataError, SelectionError, SettingsError
+from cnnsplitter.inference import predict
+from cnnsplitter.nets import eval_mode
+from cnnsplitter.selection import Selection
+from cnnsplitter.surgery import extract
+
+DATA = toys.image_set(40)
+ALL = 10**6
+
+
+def two_layers(*, norm: bool = True, bias: bool = False, seed: int = 0) -> Classifier:
+    """The second convolution alone reads channels that can be cut."""
+    first, second = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 4, 3, padding=1, bias=bias)
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    norms = (nn.BatchNorm2d(4),) if norm else ()
+    return toys.own_classifier(nn.Sequential(first, nn.ReLU(), second, *norms, *head), seed)
+
+
+def cut(strong: Classifier, keep: Tensor) -> ClassModule:
+    channels = toys.traced(strong)
+    selection = Selection(keep, channels.fingerprint)
+    net = extract(strong.net, channels, selection)
+    return ClassModule.of(strong, "cat", net, selection)
+
+
+def some_of_the_first(strong: Classifier, count: int, seed: int = 0) -> Tensor:
+    channels = toys.traced(strong)
+    units = channels.groups[0].units
+    keep = torch.ones(channels.unit_count, dtype=torch.bool)
+    keep[units[torch.randperm(6, generator=torch.Generator().manual_seed(seed))[count:]]] = False
+    return keep
+
+
+def second_layer(model: Classifier | ClassModule) -> Tensor:
+    """What follows the second convolution, and its norm if there is one."""
+    assert isinstance(model.net, nn.Sequential)
+    stop = 4 if isinstance(model.net[3], nn.BatchNorm2d) else 3
+    (images, _), *_ = DATA.batches(len(DATA))
+    with eval_mode(model.net), torch.no_grad():
+        return torch.as_tensor(model.net[:stop](model.preprocessing(images)))
+
+
+def compensated(strong: Classifier, module: ClassModule, **changes: int) -> ClassModule:
+    return compensate(
+        {"cat": module}, strong, toys.traced(strong), DATA, seed=0, **{"samples": ALL} | changes
+    )["cat"]
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 99), count=st.integers(1, 5), norm=st.booleans(), bias=st.booleans())
+def test_a_layer_is_never_further_from_the_strong_one(
+    seed: int, count: int, norm: bool, bias: bool
+) -> None:
+    strong = two_layers(norm=norm, bias=bias, seed=seed)
+    plain = cut(strong, some_of_the_first(strong, count, seed))
+    wanted = second_layer(strong)
+    before, after = (
+        (second_layer(module) - wanted).square().mean()
+        for module in (plain, compensated(strong, plain))
+    )
+    assert after <= before * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("most", [moments.MOST_FEATURES, 1])
+def test_a_channel_that_others_hold_is_not_missed(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moments, "MOST_FEATURES", most)
+    monkeypatch.setattr(compensating, "RIDGE", 1e-9)
+    strong = two_layers()
+    first = strong.net[0]  # type: ignore[index]
+    with torch.no_grad():
+        first.weight[5], first.bias[5] = 2 * first.weight[1], 2 * first.bias[1]
+    keep = torch.ones(toys.traced(strong).unit_count, dtype=torch.bool)
+    keep[toys.traced(strong).layers[0].units[5]] = False
+    module = cut(strong, keep)
+    wanted = predict(strong, DATA)[:, module.index]
+    assert not torch.allclose(predict(module, DATA), wanted, atol=1e-3)
+    torch.testing.assert_close(
+        predict(compensated(strong, module), DATA), wanted, atol=1e-3, rtol=1e-3
+    )
+
+
+@pytest.mark.parametrize("name", ["resnet20", "simcnn", "lenet5"])
+def test_networks_come_nearer_to_the_strong_model_and_cost_the_same(name: str) -> None:
+    strong = toys.classifier(name, width=0.25, shape=(3, 32, 32))
+    data = toys.image_set(40, shape=(3, 32, 32))
+    plain = toys.class_module(strong, share=0.7)
+    channels = toys.traced(strong)
+    better = compensate({"cat": plain}, strong, channels, data, seed=0)["cat"]
+    wanted = predict(strong, data)[:, plain.index]
+    before, after = ((predict(m, data) - wanted).square().mean() for m in (plain, better))
+    assert after < before
+    shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (plain, better)]
+    assert shapes[0] == shapes[1]
+    assert better.selection == plain.selection
+
+
+def test_what_is_whole_stays_as_it_is() -> None:
+    strong = toys.classifier("resnet20", width=0.25)
+    channels = toys.traced(strong)
+    whole = cut(strong, channels.full_selection().keep)
+    same = compensated(strong, whole)
+    pairs = zip(whole.state_dict().values(), same.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_inputs_are_left_as_they_were_and_seeds_decide() -> None:
+    strong = toys.classifier("resnet20", width=0.25)
+    plain = toys.class_module(strong)
+    states = [{k: v.clone() for k, v in m.state_dict().items()} for m in (strong, plain)]
+    random = torch.get_rng_state()
+    few = {"images": 20, "samples": 200}
+    first, again = (compensated(strong, plain, **few) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), random)
+    for model, state in zip((strong, plain), states, strict=True):
+        assert all(torch.equal(state[k], v) for k, v in model.state_dict().items())
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    pairs = zip(first.state_dict().values(), again.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_what_cannot_be_compensated_is_refused() -> None:
+    strong = toys.classifier("resnet20", width=0.25)
+    plain, channels = toys.class_module(strong), toys.traced(strong)
+    with pytest.raises(DataError, match="compensation needs images"):
+        compensate({"cat": plain}, strong, channels, DATA.take(torch.arange(0)), seed=0)
+    with pytest.raises(SettingsError, match="at least one image"):
+        compensated(strong, plain, images=0)
+    with pytest.raises(SettingsError, match="selection of 'cat' is not known"):
+        compensated(strong, ClassModule.of(strong, "cat"))
+    with pytest.raises(SelectionError, match="'cat' was cut out of another network"):
+        compensated(strong, toys.class_module(toys.classifier("lenet5", width=1.0)))
