@@ -12,6 +12,9 @@ from cnnsplitter.compensation.compensating import compensate
 from cnnsplitter.errors import DataError, SelectionError, SettingsError
 from cnnsplitter.inference import eval_mode, predict
 from cnnsplitter.selection import Selection
+from cnnsplitter.splitting import trace
+from cnnsplitter.subtasks.networks import cut as narrowed
+from cnnsplitter.subtasks.networks import restrict
 from cnnsplitter.surgery import extract
 
 DATA = toys.image_set(40)
@@ -104,6 +107,18 @@ def test_networks_come_nearer_to_the_strong_model_and_cost_the_same(name: str) -
     shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (plain, better)]
     assert shapes[0] == shapes[1]
     assert better.selection == plain.selection
+
+
+def test_the_network_of_a_sub_task_is_compensated_for_all_its_logits() -> None:
+    strong = restrict(toys.classifier("resnet20", width=0.25), ("dog", "bird"))
+    data = DATA.relabel(strong.classes)
+    channels = trace(strong)
+    generator = torch.Generator().manual_seed(0)
+    narrow = narrowed(strong, channels, channels.random_selection(0.7, generator=generator))
+    better = compensate({"task": narrow}, strong, channels, data, seed=0)["task"]
+    wanted = predict(strong, data)
+    before, after = ((predict(m, data) - wanted).square().mean() for m in (narrow, better))
+    assert after < before
 
 
 def test_what_is_whole_stays_as_it_is() -> None:
