@@ -48,14 +48,15 @@ def page(results: Mapping[str, Any]) -> str:
         results: ``machine``, ``versions``, ``command`` and ``rows``.
     """
     rows, machine, versions = results["rows"], results["machine"], results["versions"]
+    threads = ", ".join(map(str, sorted({row["threads"] for row in rows})))
     parts = [HEAD]
     for model in dict.fromkeys(row["model"] for row in rows):
         own = [row for row in rows if row["model"] == model]
         parts += [f"## {model}\n", _strong(own), table(own), *_goals(model, own)]
     parts += [
         LIMITS,
-        f"Made by `{results['command']}` on {machine['processor']},\n"
-        f"one thread, shared with other work, with PyTorch {versions['torch']}; the rows are in\n"
+        f"Made by `{results['command']}`\non {machine['processor']}, threads: {threads}, "
+        f"shared with other work,\nwith PyTorch {versions['torch']}; the rows are in\n"
         "[experiments/results/split.json](../experiments/results/split.json).\n",
     ]
     return "\n".join(parts)
@@ -64,6 +65,8 @@ def page(results: Mapping[str, Any]) -> str:
 LIMITS = """\
 ## What this does not show
 
+* A line of one seed says nothing of the spread. With few test images a difference of three points
+  may be chance.
 * The searches are small: seconds to minutes of one thread. More rounds or generations may change
   their order.
 * The ResNet-20 was trained by others on all CIFAR-10 training images, so the images that selections
@@ -127,7 +130,8 @@ def _goals(model: str, rows: Rows) -> list[str]:
             met = "met" if change >= -points else "missed"
             treated = "plain" if tuned == "no" else tuned
             lines.append(
-                f"Goal at {100 * share:.0f} % of the kernels, at most {points} points lost: {met}; "
+                f"Goal at {100 * share:.0f} % of the kernels, at most {points} points lost: "
+                f"{met};\n"
                 f"nearest is {search}, {treated}, with {change:+.1f}.\n"
             )
     return lines

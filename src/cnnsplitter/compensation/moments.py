@@ -121,8 +121,8 @@ class _Sums:
                 order = torch.randperm(len(rows), generator=self.generator)[:most]
                 rows = rows[order.to(rows.device)]
             self.count += len(rows)
-            self.first = self.first + rows.double().sum(0).cpu()
-            self.second = self.second + (rows.T @ rows).double().cpu()
+            self.first = self.first + rows.sum(0).cpu().double()
+            self.second = self.second + (rows.T @ rows).cpu().double()
 
     def moments(self, norm: str) -> Moments:
         mean = torch.as_tensor(self.first) / self.count
