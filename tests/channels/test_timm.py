@@ -42,7 +42,7 @@ class Case:
     options: Mapping[str, object] = field(default_factory=dict)
 
 
-GROUPS = {"norm_layer": partial(nn.GroupNorm, 8)}
+GROUPS = {"norm_layer": partial(timm.layers.GroupNorm, num_groups=8)}
 ECA = {"block_args": {"attn_layer": "eca"}}
 CASES = [
     Case("seresnet18", "squeeze and excitation", size=32, quick=True),
