@@ -85,7 +85,7 @@ def spatial_with_indices(call: Call) -> Result:
 
 @handles(
     *("dropout", "feature_dropout", "alpha_dropout", "contiguous", "clone", "detach", "alias"),
-    *("to", "_to_copy", "type_as", "lift_fresh_copy", "fill", "zero"),
+    *("to", "_to_copy", "type_as", "lift", "lift_fresh", "lift_fresh_copy", "fill", "zero"),
 )
 def unchanged(call: Call) -> Result:
     """Keep the ids."""

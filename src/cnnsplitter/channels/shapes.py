@@ -1,5 +1,7 @@
 """How channel ids pass operators that only move elements."""
 
+from math import prod
+
 import torch
 from torch import Tensor, nn
 
@@ -14,14 +16,17 @@ from cnnsplitter.channels.flow import FROZEN, along, compress, varies
 def reshape(call: Call) -> Result:
     """Reshape the ids with the values.
 
-    A channel axis that is split (channel shuffle, radix, cardinality) keeps whole columns: what
-    remains must fill the new shape, so the ids are tied along all axes but the longest.
+    A channel axis that is split in two (channel shuffle, radix), or that of a gate in more (radix
+    and cardinality), keeps whole columns: what remains must fill the new shape, so the ids are
+    tied along all axes but the longest. Elsewhere a split in three makes heads of an attention.
     """
     before = call.ids()
     full = before.expand(call.input_shape).reshape(call.shape)
     ids = compress(full)
     axes = [axis for axis, size in enumerate(ids.shape) if size > 1]
-    if len(axes) > 1 and sum(size > 1 for size in before.shape) == 1:
+    one_axis = sum(size > 1 for size in before.shape) == 1
+    gate = prod(call.input_shape[1:]) == before.numel()
+    if one_axis and (len(axes) == 2 or (len(axes) > 2 and gate)):
         long = max(axes, key=lambda axis: (ids.shape[axis], axis))
         columns = ids.movedim(long, 0).flatten(1)
         call.flow.tie_rows(columns)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from cnnsplitter.channels.cutting import narrow_copy
+from cnnsplitter.channels.cutting import cut_down
 from cnnsplitter.channels.masking import masked
 from cnnsplitter.channels.shadow import RUN_ERRORS
 from cnnsplitter.channels.tracking import Tracker, tracked
@@ -63,32 +63,38 @@ def find_fault(model: nn.Module, channels: "ChannelMap", example: Tensor) -> Fau
 
 
 def _find_fault(model: nn.Module, channels: "ChannelMap", example: Tensor) -> Fault | None:
-    generator = torch.Generator(example.device).manual_seed(0)
-    trial = copy.deepcopy(model).eval().requires_grad_(False).to(example.dtype)
-    _randomise(trial, generator)
-    x = torch.empty(2, *example.shape[1:], dtype=example.dtype, device=example.device)
-    x.normal_(generator=generator)
     keep = channels.random_selection(SHARE, generator=torch.Generator().manual_seed(0)).keep
+    trial, x = _random_copy(model, example)
     with masked(trial, channels, keep.to(x)):
         expected = tree_leaves(trial(x))
-    narrow = narrow_copy(trial, channels, keep)
-    with tracked(narrow) as tracker:
+    cut_down(trial, channels, keep)
+    with tracked(trial) as tracker:
         try:
-            found = tree_leaves(narrow(x))
+            found = tree_leaves(trial(x))
         except RUN_ERRORS:
             return Fault(tracker.innermost, "a number of channels is written into the forward")
-    if all(_agree(*pair) for pair in zip(expected, found, strict=True)):
+    if _all_agree(expected, found):
         return None
-    with masked(trial, channels, keep.to(x)), tracked(trial, record=True) as wide:
-        again = tree_leaves(trial(x))
-    if not all(_agree(*pair) for pair in zip(expected, again, strict=True)):
+    wide, _ = _random_copy(model, example)
+    with masked(wide, channels, keep.to(x)), tracked(wide, record=True) as recorded:
+        again = tree_leaves(wide(x))
+    if not _all_agree(expected, again):
         raise UnsupportedModelError(
             f"{type(model).__name__} gives other outputs every time, also in evaluation mode; "
             "pass training=self.training to its functional dropout"
         )
-    with tracked(narrow, record=True) as thin:
-        narrow(x)
-    return Fault(_first_difference(wide, thin), DIFFERENT)
+    with tracked(trial, record=True) as thin:
+        trial(x)
+    return Fault(_first_difference(recorded, thin), DIFFERENT)
+
+
+def _random_copy(model: nn.Module, example: Tensor) -> tuple[nn.Module, Tensor]:
+    """Return a copy with random weights and an input for it, the same ones every time."""
+    generator = torch.Generator(example.device).manual_seed(0)
+    trial = copy.deepcopy(model).eval().requires_grad_(False).to(example.dtype)
+    _randomise(trial, generator)
+    x = torch.empty(2, *example.shape[1:], dtype=example.dtype, device=example.device)
+    return trial, x.normal_(generator=generator)
 
 
 def _first_difference(wide: Tracker, thin: Tracker) -> str:
@@ -108,6 +114,10 @@ def _is_part_of(narrow: Tensor, wide: Tensor) -> bool:
     one, other = (t.movedim(axes[0], 0).flatten(1) for t in (narrow, wide))
     nearest = torch.stack([(other - channel).abs().amax(1).min() for channel in one])
     return bool((nearest <= TOLERANCE * wide.abs().max()).all())
+
+
+def _all_agree(expected: list[Any], found: list[Any]) -> bool:
+    return all(_agree(*pair) for pair in zip(expected, found, strict=True))
 
 
 def _agree(expected: Any, found: Any) -> bool:
