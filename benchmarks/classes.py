@@ -1,8 +1,8 @@
 """What one generation of the genetic search costs, by the number of classes and of kernels.
 
 A small SimCNN with random weights; as many search images of every class. ``run`` is the processor
-seconds of running all candidates, ``tournament`` those of the ensembles, ``peak_gb`` the scores that
-are held at once. The powers are the slopes of the logarithms: 1 is in proportion.
+seconds of running all candidates, ``tournament`` those of the ensembles, ``peak_gb`` the scores
+that are held at once. The powers are the slopes of the logarithms: 1 is in proportion.
 """
 
 import argparse

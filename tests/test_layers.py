@@ -16,8 +16,8 @@ SOURCES = {
 
 LAYERS = (
     {"errors", "progress"},
+    {"extras"},
     {
-        "extras",
         "preprocessing",
         "selection",
         "files",

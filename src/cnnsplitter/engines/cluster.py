@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cnnsplitter.engines.worker import Worker, pack, scores_of
 from cnnsplitter.errors import EngineError, SettingsError
+from cnnsplitter.extras import require_extra
 from cnnsplitter.scoring import CutScorer, equal_parts
 from cnnsplitter.search import Scorer
 
@@ -135,9 +136,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _import_ray() -> Any:
-    try:
-        import ray
-        import ray.util
-    except ImportError as error:
-        raise EngineError("Ray is missing; pip install 'cnnsplitter[ray]'") from error
+    require_extra("ray", "ray.util")
+    import ray
+
     return ray
