@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from benchmarks import generation, importance, memory
+from benchmarks import classes, generation, importance, memory
 
 TINY = ("--width", "0.05")
 
@@ -32,6 +32,14 @@ def test_importance(capsys: pytest.CaptureFixture[str]) -> None:
 def test_memory(capsys: pytest.CaptureFixture[str]) -> None:
     memory.main(["--population", "6", "--classes", "2", "--images", "20", "--generations", "1"])
     assert printed(capsys)["peak_gb"] > 0
+
+
+def test_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("--classes", "2", "4", "--widths", "0.05", "0.1", "--population", "4")
+    classes.main([*few, "--images-per-class", "4", "--sample", "2"])
+    found = printed(capsys)
+    assert [row["classes"] for row in found["by_classes"]] == [2, 4]
+    assert found["by_kernels"][1]["kernels"] > found["by_kernels"][0]["kernels"]
 
 
 @pytest.mark.large

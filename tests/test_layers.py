@@ -16,8 +16,8 @@ SOURCES = {
 
 LAYERS = (
     {"errors", "progress"},
+    {"extras"},
     {
-        "extras",
         "nets",
         "outlines",
         "preprocessing",

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cnnsplitter.errors import SettingsError, StorageError
+from cnnsplitter.errors import StorageError
+from cnnsplitter.extras import require_extra
 from cnnsplitter.progress import Progress, Step
 
 
@@ -141,10 +142,7 @@ def _ends_whole(path: Path) -> bool:
 
 
 def _summary_writer() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise SettingsError(
-            "TensorBoard is missing; pip install 'cnnsplitter[tensorboard]'"
-        ) from error
+    require_extra("tensorboard", "torch.utils.tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter

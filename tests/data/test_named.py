@@ -196,7 +196,7 @@ def test_a_torchvision_that_cannot_be_imported_names_the_extra(
     for module in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
-    with pytest.raises(DataError, match=r"pip install 'cnnsplitter\[torchvision\]'"):
+    with pytest.raises(SettingsError, match=r"pip install 'cnnsplitter\[torchvision\]'"):
         load_named("mnist", root=tmp_path)
     assert isinstance(load_named("digits")[0], ImageSet)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from cnnsplitter.data.images import ImageSet
 from cnnsplitter.errors import DataError, require_known
+from cnnsplitter.extras import require_extra
 
 DIGIT_NAMES = tuple(str(digit) for digit in range(10))
 DEFAULT_ROOT = Path.home() / ".cache" / "cnnsplitter"
@@ -48,9 +49,8 @@ def load_named(
         download: Fetch the files if they are not there.
 
     Raises:
-        SettingsError: If the name is unknown.
-        DataError: If torchvision cannot be imported or the files are missing, broken or
-            unreachable.
+        SettingsError: If the name is unknown, or torchvision cannot be imported.
+        DataError: If the files are missing, broken or unreachable.
     """
     require_known("data set", name, NAMED_SETS)
     if name == "digits":
@@ -70,7 +70,7 @@ def _digits() -> ImageSet:
 
 def _torchvision(name: str, part: str, root: Path, download: bool) -> ImageSet:
     known = _TORCHVISION[name]
-    kind = _torchvision_type(name, known.type_name)
+    kind = _torchvision_type(known.type_name)
     try:
         data = kind(root, download=download, **known.arguments(part))
     # ValueError and AssertionError: damaged idx files, which have no checksum.
@@ -85,14 +85,9 @@ def _torchvision(name: str, part: str, root: Path, download: bool) -> ImageSet:
     )
 
 
-def _torchvision_type(name: str, type_name: str) -> Callable[..., Any]:
-    try:
-        from torchvision import datasets
-    # A torchvision built for another PyTorch fails with RuntimeError or OSError.
-    except (ImportError, RuntimeError, OSError) as error:
-        raise DataError(
-            f"{name} needs torchvision, which cannot be imported; "
-            "run: pip install 'cnnsplitter[torchvision]'"
-        ) from error
+def _torchvision_type(type_name: str) -> Callable[..., Any]:
+    require_extra("torchvision", "torchvision.datasets")
+    from torchvision import datasets
+
     kind: Callable[..., Any] = getattr(datasets, type_name)
     return kind

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from cnnsplitter.engines.worker import Worker, pack, scores_of
-from cnnsplitter.errors import EngineError, SettingsError, first_line
+from cnnsplitter.errors import EngineError, first_line
+from cnnsplitter.extras import require_extra
 from cnnsplitter.scoring import CutScorer, equal_parts
 from cnnsplitter.search import Scorer
 
@@ -131,9 +132,7 @@ def _connect(ray: Any, address: str | None, workers: int | None) -> None:
 
 
 def _import_ray() -> Any:
-    try:
-        import ray
-        import ray.util
-    except ImportError as error:
-        raise EngineError("Ray is missing; pip install 'cnnsplitter[ray]'") from error
+    require_extra("ray", "ray.util")
+    import ray
+
     return ray

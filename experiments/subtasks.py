@@ -1,0 +1,105 @@
+"""Sub-tasks of 2, 3 and 5 classes of CIFAR-10, cut out of a third-party ResNet-20.
+
+What ``cnnsplitter split --subtask`` does with the gradient search at half of the multiply-adds,
+with and without new batch-norm statistics; no weight is changed. Run it again after a stop: what
+is finished is not done again, and a search goes on at its checkpoint.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from cnnsplitter.classifier import Classifier
+from cnnsplitter.data import Splits, load_data
+from cnnsplitter.errors import CnnSplitterError
+from cnnsplitter.models import build_model
+from cnnsplitter.preprocessing import IMAGENET
+from cnnsplitter.recalibration import recalibrate
+from cnnsplitter.results import Row, write_results
+from cnnsplitter.search import GradientSearch
+from cnnsplitter.subtasks.searching import subtask
+from cnnsplitter.terminal import Terminal
+from cnnsplitter.weights import load_weights
+from experiments.patch_first import known_rows
+
+HERE = Path(__file__).parent
+TASKS = (("cat", "ship"), ("cat", "dog", "ship"), ("airplane", "cat", "dog", "horse", "truck"))
+SEARCH = GradientSearch(
+    keep=0.5, target="multiply-adds", rounds=15, anneal=12, steps=50, pairs=64, start_pairs=640
+)
+SEARCH_IMAGES = 500
+
+
+def main(
+    cifar10: Annotated[Path, typer.Option(help="CIFAR-10 as npz.")],
+    weights: Annotated[Path, typer.Option(help="The ResNet-20 weights.")],
+    runs: Annotated[Path, typer.Option(help="Folder of checkpoints.")] = Path("runs/subtasks"),
+    out: Annotated[Path, typer.Option(help="Results file.")] = HERE / "results/subtasks.json",
+    seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 1,
+    threads: Annotated[int, typer.Option(help="Processor threads.")] = 1,
+) -> None:
+    """Run every case that is not in the results yet."""
+    torch.set_num_threads(threads)
+    runs.mkdir(parents=True, exist_ok=True)
+    command = f"python -m experiments.subtasks --cifar10 {cifar10.name} --weights {weights.name}"
+    rows = known_rows(out, command)
+    done = {(row["classes"], row["seed"]) for row in rows}
+    with Terminal() as terminal:
+        for seed in range(seeds):
+            data = load_data(cifar10, seed=seed)
+            strong = third_party(weights, data)
+            for classes in TASKS:
+                if (",".join(classes), seed) not in done:
+                    rows.append(case(strong, data, classes, seed, runs, terminal))
+                    write_results(out, rows, command)
+    terminal.table("Sub-tasks", rows)
+
+
+def third_party(weights: Path, data: Splits) -> Classifier:
+    """Return the ResNet-20 with weights that others trained."""
+    net, architecture = build_model("resnet20", len(data.classes), data.input_shape)
+    net = load_weights(net, weights)
+    return Classifier(net, data.classes, data.input_shape, IMAGENET, architecture)
+
+
+def case(
+    strong: Classifier,
+    data: Splits,
+    classes: tuple[str, ...],
+    seed: int,
+    runs: Path,
+    terminal: Terminal,
+) -> Row:
+    """Search one sub-task; compare it with the strong model restricted to its classes."""
+    found = subtask(
+        strong,
+        classes,
+        data,
+        search=SEARCH,
+        seed=seed,
+        search_images=SEARCH_IMAGES,
+        checkpoint=runs / f"{'-'.join(classes)}-{seed}.checkpoint",
+        progress=terminal.progress,
+    )
+    adapted = recalibrate(found.model, data.train.relabel(classes), seed=seed)
+    by_model = {row["model"]: row for row in found.rows(data.test, tuned=adapted)}
+    narrow = by_model["sub-task"]
+    return {
+        "classes": ",".join(classes),
+        "seed": seed,
+        "kept_kernels": found.result.best.kept,
+        "kept_macs": narrow["kept_macs"],
+        "accuracy_strong": by_model["strong model"]["accuracy"],
+        "accuracy_plain": by_model["plain sub-task"]["accuracy"],
+        "accuracy_recalibrated": narrow["accuracy"],
+        "accuracy_search": found.result.accuracy,
+    }
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except CnnSplitterError as error:
+        raise SystemExit(f"error: {error}") from error
