@@ -1,6 +1,7 @@
 """The README's Python is run as it stands, and its table is the recorded one."""
 
 import re
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,15 @@ def test_the_set_up_is_two_commands() -> None:
         "pip install . && cnnsplitter demo",
         "pip install '.[test]' && pytest",
     ]
+
+
+def test_the_picture_is_one_that_the_report_makes_and_says_its_figures() -> None:
+    svg = ET.fromstring((ROOT / "docs/demo.svg").read_text())
+    figures = re.findall(r"(recall|F1) (\d+)% to (\d+)%", svg.get("aria-label") or "")
+    assert len(figures) == 2
+    told = ", ".join(f"{name} {before} % to {after} %" for name, before, after in figures)
+    assert f"![Before and after a patch of the digit 8: {told}](docs/demo.svg)" in README
+    assert "--picture" in README
 
 
 def test_the_table_is_the_recorded_one() -> None:

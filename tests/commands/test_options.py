@@ -64,3 +64,10 @@ def test_broken_images_are_named_and_counted(tmp_path: Path) -> None:
     )
     assert outcome.err == f"left out 1 broken image files: {broken}\n"
     assert outcome.json["test"]["classes"] == ["cat", "dog"]
+    # the file says how large its images are, and that they are grey
+    again = succeed(
+        *("evaluate", tmp_path / "m.safetensors", "--data", tmp_path / "photos", "--json")
+    )
+    assert again.json["model"]["accuracy"] == outcome.json["test"]["accuracy"]
+    other = call("evaluate", tmp_path / "m.safetensors", "--data", tmp_path / "photos", "--size", 9)
+    assert "(1, 9, 9)" in other.err

@@ -1,6 +1,7 @@
 """``demo`` and ``run`` at toy size."""
 
 import json
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,11 @@ def test_runs_are_compared_in_one_page(finished: tuple[Path, Outcome], tmp_path:
     succeed("report", folder, "--out", page)
     assert "<title>CNNSplitter: Toy</title>" in page.read_text()
     assert "exists already" in call("report", folder, "--out", page).err
-    succeed("report", folder, "--out", page, "--force")
+    picture = tmp_path / "patch.svg"
+    succeed("report", folder, "--out", page, "--force", "--picture", picture)
+    svg = ET.fromstring(picture.read_text())
+    assert (svg.get("aria-label") or "").startswith("Patch of cat, on 20 and ")
+    assert "exists already" in call("report", folder, "--out", "new", "--picture", picture).err
 
 
 def test_runs_are_listed(finished: tuple[Path, Outcome]) -> None:

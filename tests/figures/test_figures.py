@@ -29,6 +29,9 @@ ALL: dict[str, Callable[[], Figure]] = {
     "scores": lambda: figures.score_histograms(
         [0, 0.5, 1], [[1, 3], [4, 0]], [[0, 4], [4, 0]], "$"
     ),
+    "picture": lambda: figures.patch_picture(
+        {"F1": (0.2, 0.7), "recall": (0.1, 0.5)}, [(np.eye(4), "$x$ → <b>")] * 3, "Patch of $x$"
+    ),
     "calibration": lambda: figures.calibration_curves(SQUARE, SQUARE, "$x$"),
 }
 
@@ -80,3 +83,18 @@ def test_the_front_never_falls() -> None:
     assert [x for x, _ in points(place, 1)] == [0.2, 0.5, 0.9]
     assert [y for _, y in points(place, 1)] == [0.6, 0.8, 0.8]
     assert points(place, 2) == [(0.5, 0.8)]
+
+
+def test_the_picture_of_a_patch_shows_both_states_and_the_examples() -> None:
+    place, *cells = ALL["picture"]().axes
+    assert points(place, 1) == [(0.2, 0.0)]
+    assert points(place, 2) == [(0.7, 0.0)]
+    assert [cell.get_title() for cell in cells] == ["$x$ → <b>"] * 3
+
+
+def test_a_file_of_its_own_has_ink_and_paper() -> None:
+    svg = figures.on_paper(figures.as_svg(ALL["picture"](), "Title", "Text"))
+    first = ET.fromstring(svg)[0]
+    assert first.tag.endswith("style")
+    assert "color: #111" in (first.text or "")
+    assert "prefers-color-scheme: dark" in (first.text or "")

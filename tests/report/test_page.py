@@ -78,6 +78,36 @@ def test_several_runs_are_compared(both: str) -> None:
     assert both.count("runs/b") == 2
 
 
+def test_the_front_of_a_search_and_of_several_runs(page: str, both: str) -> None:
+    assert page.count("<h3>Accuracy against size</h3>") == 1
+    assert both.count("<h3>Accuracy against size</h3>") == 2
+    assert "<h2>Accuracy against size</h2>" in both
+    assert "<h2>Accuracy against size</h2>" not in page
+
+
+def test_changes_have_their_intervals_where_they_are_known(page: str) -> None:
+    ends = {"f1_change_low": 0.055, "f1_change_high": 0.2}
+    ends |= {
+        f"{name}_change_{end}": 0.0
+        for name in ("precision", "recall", "other")
+        for end in ("low", "high")
+    }
+    report = facts()
+    known = report.model_copy(update={"patches": [{**report.patches[0], **ends}]})
+    assert "(+5.5 to +20.0)" in render({"a": known})
+    assert " to +" not in page
+
+
+def test_several_patches_are_told_in_one_page() -> None:
+    one, other = facts(), facts("$x$")
+    both = {"patches": one.patches + other.patches, "evidence": one.evidence + other.evidence}
+    page = render({"a": one.model_copy(update=both)})
+    ids = [value for name, value in Tags(page).values if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert "What the patch of $x$ changed" in page
+    assert page.count("Confusion matrices, patch of") == 2 + 2  # heading and button of each
+
+
 def test_facts_survive_their_file(tmp_path: Path) -> None:
     write_json(tmp_path / "report.json", facts().model_dump(mode="json"))
     assert read_report(tmp_path / "report.json") == facts()

@@ -51,7 +51,10 @@ DryRun = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything that is random.")]
 Size = Annotated[
-    int | None, typer.Option("--size", min=4, help="Height and width, for image folders.")
+    int | None,
+    typer.Option(
+        "--size", min=4, help="Height and width, for image folders; a model's file says its own."
+    ),
 ]
 Channels = Annotated[
     int | None, typer.Option("--channels", help="3 for RGB, 1 for grey, for image folders.")
@@ -209,8 +212,14 @@ def unknown_operators(freeze: bool) -> "Unknown":
     return "freeze" if freeze else "error"
 
 
-def open_data(context: typer.Context, terminal: Terminal) -> "Splits":
-    """Open the data that the command's options name; tell of broken files."""
+def open_data(context: typer.Context, terminal: Terminal, like: "Model | None" = None) -> "Splits":
+    """Open the data that the command's options name; tell of broken files.
+
+    Args:
+        context: Of the command.
+        terminal: Shows how it goes.
+        like: A model that says how large the images of folders are, unless the options do.
+    """
     from cnnsplitter.data import load_data
 
     options = context.params
@@ -218,6 +227,7 @@ def open_data(context: typer.Context, terminal: Terminal) -> "Splits":
         options["data"],
         size=options["size"],
         channels=options["channels"],
+        folder_shape=like.input_shape if like and _fits_folders(like) else None,
         root=options["root"],
         seed=options["seed"],
         progress=terminal.progress,
@@ -240,10 +250,16 @@ def open_fitting_data(
     """
     from cnnsplitter.class_modules import require_same_shape
 
-    data = open_data(context, terminal)
+    data = open_data(context, terminal, next(iter(models.values())))
     shapes = {str(path): model.input_shape for path, model in models.items()}
     require_same_shape({data.train.images.name: data.input_shape, **shapes})
     return data
+
+
+def _fits_folders(model: "Model") -> bool:
+    """Return whether images of a folder can be brought to the shape that a model takes."""
+    channels, height, width = model.input_shape
+    return channels in (1, 3) and height == width
 
 
 def require_test_images(data: "Splits") -> None:

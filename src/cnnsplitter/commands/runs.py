@@ -170,18 +170,28 @@ def _plan(run: "Run", terminal: Terminal) -> None:
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
     out: Annotated[Path, typer.Option(help="The page that is written.")] = Path("report.html"),
+    picture: Annotated[
+        Path | None, typer.Option(help="SVG file for one picture of the first run's patch.")
+    ] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
     """Write the report of a run, or compare several, as one HTML page."""
-    require_free(out, force)
+    wanted = [path for path in (out, picture) if path is not None]
+    for path in wanted:
+        require_free(path, force)
     from cnnsplitter.report import read_report
     from cnnsplitter.report.page import write_page
 
-    write_page(out, {str(folder): read_report(folder / "report.json") for folder in runs})
+    reports = {str(folder): read_report(folder / "report.json") for folder in runs}
+    write_page(out, reports)
+    if picture is not None:
+        from cnnsplitter.report.picture import write_picture
+
+        write_picture(picture, next(iter(reports.values())))
     terminal = Terminal(json)
-    terminal.line(f"Written to {out}")
-    terminal.result({"file": str(out)})
+    terminal.line(f"Written to {' and '.join(map(str, wanted))}")
+    terminal.result({"file": str(out), "picture": picture and str(picture)})
 
 
 def runs(

@@ -70,6 +70,7 @@ def load_data(
     places: Mapping[str, str] | None = None,
     size: int | None = None,
     channels: int | None = None,
+    folder_shape: tuple[int, int, int] | None = None,
     root: Path | None = None,
     download: bool = True,
     shares: SplitShares = DEFAULT_SHARES,
@@ -83,8 +84,10 @@ def load_data(
             brackets, in the order wanted, and several joined by ``+``: ``"digits[6-9]+digits[2]"``.
             Text that is the path of an existing file or folder is taken as that path.
         places: From names in ``source`` to the npz file or folder to be read instead.
-        size: Height and width for image folders (default 64); other data must already have it.
-        channels: 3 for RGB, 1 for grey, for image folders (default 3); likewise.
+        size: Height and width for image folders; other data must already have it.
+        channels: 3 for RGB, 1 for grey, for image folders; likewise.
+        folder_shape: (C, H, W) that image folders get where the two above do not say; square, by
+            default (3, 64, 64).
         root: See ``load_named``.
         download: See ``load_named``.
         shares: How the images are shared out.
@@ -105,27 +108,27 @@ def load_data(
         if place is None and part.base in NAMED_SETS and not isinstance(source, Path):
             train, test = load_named(part.base, root=root, download=download)
         else:
-            train, test = _load_path(place or part.base, size, channels, progress)
+            asked = (
+                default[1] if size is None else size,
+                default[0] if channels is None else channels,
+            )
+            train, test = _load_path(place or part.base, *asked, progress)
         _require_shape(train, size, channels)
         wanted = part.classes(train.classes)
         return make_splits(train, test, shares=shares, seed=seed).relabel(wanted)
 
+    default = folder_shape or (3, DEFAULT_SIZE, DEFAULT_SIZE)
     splits = reduce(mix_splits, (load_part(part) for part in parts))
     _require_two_classes(source, splits)
     return splits
 
 
 def _load_path(
-    base: str, size: int | None, channels: int | None, progress: Progress
+    base: str, size: int, channels: int, progress: Progress
 ) -> tuple[ImageSet, ImageSet | None]:
     path = Path(base)
     if path.is_dir():
-        return load_folder(
-            path,
-            size=DEFAULT_SIZE if size is None else size,
-            channels=3 if channels is None else channels,
-            progress=progress,
-        )
+        return load_folder(path, size=size, channels=channels, progress=progress)
     if path.suffix == ".npz":
         return load_npz(path)
     if path.exists():

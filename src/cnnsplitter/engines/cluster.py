@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cnnsplitter.engines.worker import Worker, pack, scores_of
-from cnnsplitter.errors import EngineError, first_line
+from cnnsplitter.errors import EngineError, SettingsError, first_line
 from cnnsplitter.extras import require_extra
 from cnnsplitter.scoring import CutScorer, equal_parts
 from cnnsplitter.search import Scorer

@@ -1,7 +1,9 @@
 """Figures of what a patch did to a weak model."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -73,6 +75,39 @@ def calibration_curves(before: Shares, after: Shares, target: str) -> Figure:
     place.set(xlabel=f"probability given to {target}", ylabel=f"share that is {target}")
     percent(place, x=True, y=True)
     place.legend()
+    return figure
+
+
+@styled
+def patch_picture(
+    changes: Mapping[str, tuple[float, float]], images: Sequence[tuple[Any, str]], title: str
+) -> Figure:
+    """Draw what a patch changed in one small picture: figures before and after, and examples.
+
+    Args:
+        changes: Name of a figure to its share before and after.
+        images: Images [H, W] or [H, W, 3] whose prediction became right, with a line of text each.
+        title: What was patched.
+    """
+    figure = Figure(figsize=(8, 2.6), layout="constrained")
+    across = max(1, math.ceil(len(images) / 2))
+    parts = figure.add_gridspec(2, 4 + across)
+    place = figure.add_subplot(parts[:, :4])
+    for y, (name, (before, after)) in enumerate(changes.items()):
+        place.plot([before, after], [y, y], color="gray", linewidth=1.5, zorder=1)
+        place.plot(before, y, "s", color=BEFORE, label="before" if y == 0 else None)
+        place.plot(after, y, "o", color=AFTER, label="after" if y == 0 else None)
+        text = f"{name}: {before:.0%} → {after:.0%}"
+        place.annotate(text, (0, y), (0, 7), textcoords="offset points", size=8)
+    place.set(title=title, yticks=[], xlim=(-0.02, 1.04), ylim=(len(changes) - 0.5, -0.8))
+    place.spines["left"].set_visible(False)
+    percent(place, x=True)
+    place.legend(loc="upper right", ncols=2, fontsize=8, borderaxespad=0)
+    for number, (image, text) in enumerate(images):
+        cell = figure.add_subplot(parts[number // across, 4 + number % across])
+        cell.imshow(image, cmap="gray")
+        cell.set_title(text, size=8)
+        cell.set_axis_off()
     return figure
 
 

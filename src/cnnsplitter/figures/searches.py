@@ -120,14 +120,19 @@ def overlap_map(overlap: Sequence[Sequence[float]], classes: Sequence[str]) -> F
 
 @styled
 def pareto_front(
-    costs: Sequence[float], accuracies: Sequence[float], chosen: int | None = None
+    costs: Sequence[float],
+    accuracies: Sequence[float],
+    chosen: int | None = None,
+    *,
+    cost: str = "multiply-adds",
 ) -> Figure:
-    """Draw composed accuracy against multiply-adds, and the front that nothing else beats.
+    """Draw composed accuracy against cost, and the front that nothing else beats.
 
     Args:
-        costs: Multiply-adds, as shares of the strong model's.
+        costs: As shares of the strong model's.
         accuracies: Of the composed models, between 0 and 1.
         chosen: Position of the one that was taken.
+        cost: What the costs are.
     """
     figure, (place,) = grid(1, 1, 4.5, 3)
     points = sorted(zip(costs, accuracies, strict=True))
@@ -136,6 +141,6 @@ def pareto_front(
     place.step([cost for cost, _ in points], highest, where="post", color=AFTER)
     if chosen is not None:
         place.plot(costs[chosen], accuracies[chosen], "o", color=BEFORE)
-    place.set(xlabel="multiply-adds of the strong model", ylabel="accuracy")
+    place.set(xlabel=f"share of the strong model's {cost}", ylabel="accuracy")
     percent(place, x=True, y=True)
     return figure

@@ -60,9 +60,9 @@ def grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, 
 def percent(axes: Axes, *, x: bool = False, y: bool = False) -> None:
     """Write the ticks of shares between 0 and 1 in per cent."""
     if x:
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     if y:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
 def heat_map(
@@ -107,6 +107,14 @@ def as_svg(figure: Figure, title: str, description: str) -> str:
     label = escape(f"{title}. {description}")
     svg = _with_own_ids(svg, f"f{zlib.crc32(title.encode()):x}-")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def on_paper(svg: str) -> str:
+    """Return an SVG of ``as_svg`` as a file of its own, with paper behind its ink."""
+    light, dark = "background: #fff; color: #111", "background: #16191d; color: #eee"
+    rules = f"svg {{ {light} }} @media (prefers-color-scheme: dark) {{ svg {{ {dark} }} }}"
+    head, end, rest = svg.partition(">")
+    return f"{head}{end}<style>{rules}</style>{rest}"
 
 
 def _with_own_ids(svg: str, prefix: str) -> str:

@@ -35,7 +35,9 @@ def render(runs: Mapping[str, Report]) -> str:
     environment.filters |= {"percent": _percent, "points": _points, "number": _number}
     source = files("cnnsplitter.report").joinpath("page.html").read_text()
     stories = [_story(i, name, report) for i, (name, report) in enumerate(runs.items())]
-    return environment.from_string(source).render(stories=stories, changes=CHANGES)
+    front = _comparison(runs) if len(runs) > 1 else None
+    template = environment.from_string(source)
+    return template.render(stories=stories, changes=CHANGES, front=front)
 
 
 def write_page(path: Path, runs: Mapping[str, Report]) -> None:
@@ -51,7 +53,7 @@ def _story(number: int, name: str, report: Report) -> dict[str, Any]:
         "name": name,
         "report": report,
         "settings": json.dumps(report.recipe, indent=2),
-        "kept": sum(map(_mean, report.kept)) / max(1, len(report.kept)),
+        "kept": _kept(report),
         "search": list(_search_figures(f"Run {number + 1}", report)),
         "evidence": [
             {"facts": facts, "figures": list(_patch_figures(f"Run {number + 1}", facts))}
@@ -77,6 +79,7 @@ def _search_figures(prefix: str, report: Report) -> Iterable[dict[str, Any]]:
             "Each step's best set of class modules, on the search images.",
             figures.search_progress(report.history),
         )
+        yield _front(prefix, report)
     if report.sensitivity is not None:
         curves = _sensitivity(report.sensitivity)
         yield _figure(
@@ -84,6 +87,36 @@ def _search_figures(prefix: str, report: Report) -> Iterable[dict[str, Any]]:
             "Accuracy of the composed model when one layer keeps only its most important kernels.",
             figures.sensitivity_curves(curves),
         )
+
+
+def _front(prefix: str, report: Report) -> dict[str, Any]:
+    steps = report.history
+    chosen = steps.index(max(steps, key=lambda step: step.measure))
+    return _figure(
+        f"{prefix}: accuracy against size",
+        "Points: each step's best set of class modules, on the search images. Line: what no other "
+        "step beats in both. Large dot: what the search returned.",
+        figures.pareto_front(
+            [step.kept for step in steps],
+            [step.accuracy for step in steps],
+            chosen,
+            cost="kernels",
+        ),
+    )
+
+
+def _comparison(runs: Mapping[str, Report]) -> dict[str, Any]:
+    reports = list(runs.values())
+    return _figure(
+        "All runs: accuracy against size",
+        "Points: the class modules of each run side by side, on its test images. Line: what no "
+        "other run beats in both.",
+        figures.pareto_front(
+            [_kept(report) for report in reports],
+            [report.composed_accuracy for report in reports],
+            cost="kernels",
+        ),
+    )
 
 
 def _patch_figures(prefix: str, facts: Evidence) -> Iterable[dict[str, Any]]:
@@ -117,6 +150,10 @@ def _sensitivity(value: dict[str, Any]) -> Sensitivity:
         return Sensitivity.from_json(value)
     except StorageError as error:
         raise StorageError(f"the report's sensitivity: {error}") from error
+
+
+def _kept(report: Report) -> float:
+    return _mean([_mean(shares) for shares in report.kept])
 
 
 def _mean(values: Sequence[float]) -> float:
