@@ -26,6 +26,7 @@ LAYERS = (
         "settings",
         "events",
         "intervals",
+        "zoo",
     },
     {"classifier"},
     {"channels", "models", "inference", "objective"},
