@@ -145,8 +145,7 @@ def patch(
         _refuse(guard, terminal)
     with terminal:
         attached = _attach(model, kept, images, fitting, latency)
-    made = details(seed=seed, data=data, weak=weak.name, metrics=attached.comparison.rows())
-    made |= {"guard": guard, "run_share": dict(attached.cost.run_share)}
+    made = details(seed=seed, data=data, weak=weak.name, guard=guard, **attached.details())
     save(attached.model, out, details=made, overwrite=force)
     with terminal:
         rows = rivals.rows(model, attached.model, attached.images, fitting) if rivals else []
@@ -209,6 +208,10 @@ class _Attached:
     images: "Splits"
     comparison: "Comparison"
     cost: "PatchCost"
+
+    def details(self) -> dict[str, Any]:
+        """Return what is kept with the model."""
+        return {"metrics": self.comparison.rows(), "run_share": dict(self.cost.run_share)}
 
     def to_json(self) -> dict[str, Any]:
         """Return figures, costs and the share of images that each class module runs on."""
