@@ -97,7 +97,7 @@ EXPERIMENTS = {
     ),
     "scarce": Experiment(
         CIFAR10,
-        {"simple": settings("weak-simcnn", Training.weak(), SCARCE)},
+        {"simple": settings("lenet5", Training.weak(6), SCARCE)},
         DataSettings(source="cifar10", train=0.8, search=0.1, calibration=0.1),
         few=SCARCE,
     ),

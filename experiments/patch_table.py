@@ -17,8 +17,9 @@ TITLES = ("weak", "patch", "method", "cases", *FIGURES.values(), "F1 worse", "pa
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return one line per kind of weak model, patch and method, with mean changes in points."""
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    kinds = {row["weak"] for row in rows}
     for row in rows:
-        for weak in (row["weak"], "**all**"):
+        for weak in (row["weak"], *(["**all**"] if len(kinds) > 1 else [])):
             groups[weak, row["patch"], row["method"]].append(row)
     lines = [TITLES, tuple("---" for _ in TITLES)]
     lines += [(*names, *_cells(found)) for names, found in sorted(groups.items())]

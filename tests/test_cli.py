@@ -19,7 +19,8 @@ from shop import call, succeed, write_npz
 
 COMMANDS = (
     *("demo", "run", "report", "runs", "train", "adopt", "doctor", "evaluate", "inspect"),
-    *("sensitivity", "split", "compose", "diagnose", "patch", "export", "bundle", "push", "pull"),
+    *("sensitivity", "split", "compose", "diagnose", "patch", "unpatch"),
+    *("export", "bundle", "push", "pull"),
 )
 
 

@@ -29,6 +29,7 @@ LAYERS = (
         "summaries",
         "events",
         "intervals",
+        "zoo",
     },
     {"classifier", "tracking"},
     {"channels", "models", "inference", "objective"},

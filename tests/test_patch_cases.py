@@ -5,12 +5,17 @@ from pathlib import Path
 import pytest
 from experiments.patch import EXPERIMENTS, recipe_of
 from experiments.patch_cases import FITTINGS, Case
+from experiments.patch_first import HERE
+from experiments.patch_gates import rows_of
+from experiments.patch_page import PAGE, page
 from experiments.patch_table import table
 from experiments.score_cache import ScoreCache
 
 from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.patches import baselines
+from cnnsplitter.patches.gating import DOUBTS
 from cnnsplitter.training import Training
+from observed import observations
 from toys import class_module, classifier, splits
 
 
@@ -35,7 +40,10 @@ def test_a_case_gives_a_row_for_every_method(
         assert row["macs_weak"] <= row["macs_mean"]  # type: ignore[operator]
         assert row["macs_mean"] <= row["macs_weak"] + row["macs_patch"]  # type: ignore[operator]
     lines = table(rows).splitlines()
-    assert len(lines) == 2 + 2 * len(rows)
+    assert len(lines) == 2 + len(rows)
+    assert len(table([*rows, *({**row, "weak": "other"} for row in rows)]).splitlines()) == (
+        2 + 3 * len(rows)
+    )
     assert lines[0].startswith("| weak | patch | method | cases | precision")
 
 
@@ -45,3 +53,18 @@ def test_every_weak_model_has_a_recipe(name: str) -> None:
         recipe = recipe_of(EXPERIMENTS[name], kind, 2)
         assert recipe.seed == 2
         assert set(EXPERIMENTS[name].targets) == set(recipe.patch.targets)
+
+
+def test_no_doubt_opens_less_often_than_the_answers_change() -> None:
+    shares = {
+        str(row["doubt"]): float(row["run_share"])
+        for row in rows_of(observations(600, blind=2.0), observations(600, seed=1, blind=2.0))
+    }
+    assert shares.keys() > {*DOUBTS, "logistic regression", "boosted trees"}
+    changes = shares.pop("changes (oracle)")
+    assert 0 < 0.9 * changes < min(shares.values())
+    assert max(shares.values()) <= 1
+
+
+def test_the_page_of_results_is_that_of_the_files() -> None:
+    assert PAGE.read_text() == page(HERE / "results")

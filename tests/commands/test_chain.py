@@ -276,6 +276,31 @@ class TestPatch:
         assert made["guard"] == result["guard"]
         assert made["run_share"] == result["run_share"]
 
+    def test_patches_a_patched_model_and_takes_patches_away(
+        self, shop: Shop, tmp_path: Path
+    ) -> None:
+        weak, data = shop / "strong.safetensors", ("--data", shop / "data.npz", "--force-patch")
+        one, two, both = (tmp_path / f"{name}.safetensors" for name in ("one", "two", "both"))
+        cat, dog = (("--with", shop / "modules" / f"{name}.safetensors") for name in ("cat", "dog"))
+        succeed("patch", weak, *cat, *data, "--out", one)
+        found = succeed("patch", one, *dog, *data, "--out", two, "--json").json
+        assert found["patched"] == ["cat", "dog"]
+        succeed("patch", weak, *cat, *dog, *data, "--out", both)
+        first, second = (load_as(PatchedModel, path) for path in (two, both))
+        assert first.calibrations == second.calibrations
+        outcome = call("patch", one, *cat, *data, "--out", tmp_path / "x.safetensors")
+        assert "class 'cat' is patched already" in outcome.err
+        outcome = call("patch", shop / "composed.safetensors", *cat, *data, "--out", tmp_path / "x")
+        assert "give a whole classifier" in outcome.err
+        bare, left = tmp_path / "bare.safetensors", tmp_path / "left.safetensors"
+        assert succeed("unpatch", two, "--class", "cat", "--out", left, "--json").json[
+            "patched"
+        ] == ["dog"]
+        succeed("unpatch", two, "--out", bare)
+        was, now = load_as(Classifier, weak).state_dict(), load_as(Classifier, bare).state_dict()
+        assert was.keys() == now.keys()
+        assert all(torch.equal(was[name], now[name]) for name in was)
+
     def test_adds_a_class_that_the_weak_model_lacks(self, shop: Shop, tmp_path: Path) -> None:
         weak, out = tmp_path / "three.safetensors", tmp_path / "p.safetensors"
         data, three = shop / "data.npz", f"{shop / 'data.npz'}[bird,cat,dog]"

@@ -109,7 +109,8 @@ def _subject(context: typer.Context, images: "Splits | None") -> "Classifier":
     from cnnsplitter.inference import best_device
 
     options, subject = context.params, context.params["subject"]
-    if Path(subject).is_file() or subject.endswith(".safetensors"):
+    is_named = subject.startswith("zoo:") or subject.endswith(".safetensors")
+    if Path(subject).is_file() or is_named:
         for name, default in _OF_NETWORKS.items():
             if options[name] != default:
                 flag = name.replace("_", "-")

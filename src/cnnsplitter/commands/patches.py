@@ -1,4 +1,4 @@
-"""The command that patches a weak model."""
+"""The commands that patch a weak model and take patches away."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -95,7 +95,10 @@ NO_PATCH_HELPS = 3
 
 def patch(
     context: typer.Context,
-    weak: Annotated[Path, typer.Argument(help="The weak model, saved by this package.")],
+    weak: Annotated[
+        Path,
+        typer.Argument(help="The weak model; a patched one keeps its class modules, fitted anew."),
+    ],
     modules: Annotated[
         list[str],
         typer.Option(
@@ -132,14 +135,13 @@ def patch(
     nothing is written and the exit code is 3.
     """
     require_free(out, force)
-    from cnnsplitter.classifier import Classifier
     from cnnsplitter.patches.fitting import Fitting
 
     terminal, build = Terminal(json, quiet, verbose=verbose), builder(context)
     fitting = Fitting(calibration, rule, objective, floor, gate)
     rivals = _rivals(baselines, strong, build, seed, terminal)
-    model = load_model(Classifier, weak, build)
-    parts = _load_modules(modules, build)
+    model, known = _load_weak(weak, build)
+    parts = known | _load_modules(modules, build, known)
     with terminal:
         images = open_fitting_data(context, terminal, {weak: model})
     if dry_run:
@@ -172,14 +174,9 @@ def _save(context: typer.Context, attached: "_Attached", guard: dict[str, Any]) 
     from cnnsplitter.storage.saving import save
 
     options = context.params
-    made = details(
-        seed=options["seed"],
-        data=options["data"],
-        weak=options["weak"].name,
-        metrics=attached.comparison.rows(),
-    )
-    found = {"guard": guard, "run_share": dict(attached.cost.run_share)}
-    save(attached.model, options["out"], details=made | found, overwrite=options["force"])
+    known = {name: options[name] for name in ("seed", "data")}
+    made = details(**known, weak=options["weak"].name, guard=guard, **attached.details())
+    save(attached.model, options["out"], details=made, overwrite=options["force"])
 
 
 def _tell(attached: "_Attached", out: Path, found: dict[str, Any], terminal: Terminal) -> None:
@@ -243,6 +240,10 @@ class _Attached:
     comparison: "Comparison"
     cost: "PatchCost"
 
+    def details(self) -> dict[str, Any]:
+        """Return what is kept with the model."""
+        return {"metrics": self.comparison.rows(), "run_share": dict(self.cost.run_share)}
+
     def to_json(self) -> dict[str, Any]:
         """Return figures, costs and the share of images that each class module runs on."""
         cost = {name: vars(cost) for name, cost in self.cost.models.items()}
@@ -282,7 +283,24 @@ def _show(attached: _Attached, terminal: Terminal) -> None:
         )
 
 
-def _load_modules(texts: list[str], build: "Builder | None") -> dict[str, "ClassModule"]:
+def _load_weak(path: Path, build: "Builder | None") -> "tuple[Classifier, dict[str, ClassModule]]":
+    """Load a weak model, and the class modules that are attached to it by their classes."""
+    from torch import nn
+
+    from cnnsplitter.classifier import Classifier
+    from cnnsplitter.patches.patching import PatchedModel
+
+    model = load_model(nn.Module, path, build)
+    if isinstance(model, PatchedModel):
+        return model.weak, {part.target: part.module for part in model.patches}
+    if not isinstance(model, Classifier):
+        raise SettingsError(f"{path}: holds a {type(model).__name__}; give a whole classifier")
+    return model, {}
+
+
+def _load_modules(
+    texts: list[str], build: "Builder | None", known: "Mapping[str, ClassModule]"
+) -> dict[str, "ClassModule"]:
     """Load class modules, by the names of the classes that they are to patch."""
     from cnnsplitter.class_modules import ClassModule
 
@@ -293,6 +311,8 @@ def _load_modules(texts: list[str], build: "Builder | None") -> dict[str, "Class
         target = name or module.source_class
         if target in modules:
             raise SettingsError(f"--with names the class {target!r} twice; keep one")
+        if target in known:
+            raise SettingsError(f"class {target!r} is patched already; take that away: unpatch")
         modules[target] = module
     return modules
 
@@ -305,6 +325,37 @@ def _named(text: str) -> tuple[str | None, Path]:
     return name, Path(path)
 
 
+def unpatch(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The patched model.")],
+    out: Out,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="Class whose patch is taken away; repeatable; default all."),
+    ] = None,
+    rebuild: Rebuild = None,
+    model_arguments: ModelArguments = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Take patches away; with none left, the file written is the weak model, bit for bit.
+
+    What is left keeps the calibrations that were fitted with all patches in place.
+    """
+    require_free(out, force)
+    from cnnsplitter.patches.patching import PatchedModel
+    from cnnsplitter.storage.saving import save
+
+    patched = load_model(PatchedModel, file, builder(context))
+    left = patched.without(*(classes or patched.targets))
+    made = details(unpatched=file.name)
+    save(left if left.targets else left.weak, out, details=made, overwrite=force)
+    terminal = Terminal(json)
+    terminal.line(f"Patched classes left: {', '.join(left.targets) or 'none'}. Written to {out}")
+    terminal.result({"file": str(out), "patched": list(left.targets)})
+
+
 def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(patch)
+    """Add the commands."""
+    for command in (patch, unpatch):
+        app.command()(command)

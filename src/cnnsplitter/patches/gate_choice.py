@@ -8,12 +8,16 @@ from torch import Tensor
 from cnnsplitter.patches.combining import Joint, Observations, outputs_of
 from cnnsplitter.patches.gating import DOUBTS, Gate, doubts_for
 
+_LARGEST_SHARE = 0.999
+"""Beyond it a gate that falls short among others is taken away."""
+
 
 def choose_gates(joint: Joint, seen: Observations, keep: float) -> tuple[Gate | None, ...]:
     """Return a gate for every patch, chosen in turn by what the gates before it leave.
 
-    While some patch falls short with all gates that are chosen, its own gate is taken away, or
-    another one if it has none, so that every patch keeps its share with the gates that are left.
+    While some patch falls short with all gates that are chosen, its own gate, or another one if it
+    has none, is chosen anew to keep more, and in the end taken away, so that every patch keeps its
+    share with the gates that are left.
 
     Args:
         joint: The fitted patches; their gates are not looked at.
@@ -27,6 +31,7 @@ def choose_gates(joint: Joint, seen: Observations, keep: float) -> tuple[Gate | 
     chosen = free
     for patch in patches:
         chosen = _with_gate(chosen, patch, choose_gate(chosen, seen, patch, keep))
+    shares = [keep] * len(patches)
     while True:
         gated = [patch for patch in patches if chosen.gates[patch] is not None]
         short = [
@@ -37,7 +42,12 @@ def choose_gates(joint: Joint, seen: Observations, keep: float) -> tuple[Gate | 
         if not short or not gated:
             return chosen.gates
         # A patch without a gate may still be spoilt by those of others.
-        chosen = _with_gate(chosen, ([p for p in short if p in gated] or gated)[0], None)
+        patch = ([p for p in short if p in gated] or gated)[0]
+        chosen = _with_gate(chosen, patch, None)
+        shares[patch] = (1 + shares[patch]) / 2
+        if shares[patch] <= _LARGEST_SHARE:
+            gate = choose_gate(chosen, seen, patch, shares[patch])
+            chosen = _with_gate(chosen, patch, gate)
 
 
 def choose_gate(joint: Joint, seen: Observations, patch: int, keep: float) -> Gate | None:
@@ -102,6 +112,22 @@ def _least(
     if cut == len(levels):
         return None
     return cut, float((levels[cut - 1] + levels[cut]) / 2)
+
+
+def least_opened(
+    doubt: Tensor, before: Tensor, after: Tensor, target: Tensor, keep: float
+) -> int | None:
+    """Return for how few images a gate on ``doubt`` can open; None if it must for all.
+
+    Args:
+        doubt: float[n].
+        before: bool[n], which images are taken for the class without the patch.
+        after: bool[n], likewise with it.
+        target: bool[n], which images show the class.
+        keep: Share of the gain in F1 that must be kept at this and every lower threshold.
+    """
+    found = _least(doubt.double(), before, after, target, keep)
+    return found and found[0]
 
 
 def _f1_by_opened(before: Tensor, after: Tensor, target: Tensor) -> Tensor:

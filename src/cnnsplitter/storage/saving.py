@@ -9,9 +9,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from cnnsplitter.errors import CnnSplitterError, StorageError
 from cnnsplitter.files import read_manifest, read_tensors, require_new, write_tensors
+from cnnsplitter.storage.compact import compress, expand
 from cnnsplitter.storage.manifest import AnyFile
 from cnnsplitter.storage.packing import Model, Tensors, pack
 from cnnsplitter.storage.unpacking import Builder, unpack
+from cnnsplitter.zoo import located
 
 M = TypeVar("M")
 
@@ -22,6 +24,7 @@ def save(
     *,
     details: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    compact: bool = False,
 ) -> None:
     """Write ``model`` to one file, whole or not at all.
 
@@ -30,6 +33,8 @@ def save(
         path: The file, usually ``*.safetensors``.
         details: JSON values to keep with it: seed, settings, metrics.
         overwrite: Whether an existing file may be replaced.
+        compact: Whether weights are rounded to 8 bits, a quarter of the size; see
+            ``storage.compact``.
 
     Raises:
         StorageError: The file exists, cannot be written, or is given something it cannot hold.
@@ -41,14 +46,15 @@ def save(
     except (TypeError, ValueError) as error:
         raise StorageError(f"{path}: details must be JSON values ({error})") from error
     manifest, tensors = pack(model, kept)
-    write_tensors(path, tensors, manifest.model_dump(mode="json"))
+    kept_tensors = compress(tensors) if compact else tensors
+    write_tensors(path, kept_tensors, manifest.model_dump(mode="json"))
 
 
 def load(path: str | Path, *, build: Builder | None = None) -> Model:
     """Read what ``save`` wrote; the model gives the same outputs as the one that was saved.
 
     Args:
-        path: The file.
+        path: The file, or ``zoo:NAME`` for one that comes with this package.
         build: Builds the full network of a part, for networks that are not this package's.
 
     Raises:
@@ -73,11 +79,15 @@ def load_as(kind: type[M], path: str | Path, *, build: Builder | None = None) ->
 def describe(path: str | Path) -> dict[str, Any]:
     """Return the manifest of a file as JSON values, its details included; no tensor is read."""
     path = Path(path)
-    return _checked(path, read_manifest(path)).model_dump(mode="json")
+    return _checked(path, read_manifest(located(path))).model_dump(mode="json")
 
 
 def _read(path: Path) -> tuple[Tensors, AnyFile]:
-    tensors, manifest = read_tensors(path)
+    tensors, manifest = read_tensors(located(path))
+    try:
+        tensors = expand(tensors)
+    except StorageError as error:
+        raise StorageError(f"{path}: {error}") from error
     return tensors, _checked(path, manifest)
 
 

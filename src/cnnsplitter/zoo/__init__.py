@@ -1,0 +1,28 @@
+"""The models that come with this package: ``zoo:NAME`` wherever a model file is taken."""
+
+from pathlib import Path
+
+from cnnsplitter.errors import require_known
+
+PREFIX = "zoo:"
+_FOLDER = Path(__file__).parent
+_SUFFIX = ".safetensors"
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all models in the zoo."""
+    return tuple(sorted(path.name.removesuffix(_SUFFIX) for path in _FOLDER.glob(f"*{_SUFFIX}")))
+
+
+def located(path: Path) -> Path:
+    """Return the file that ``zoo:NAME`` means; any other path is returned as it is.
+
+    Raises:
+        SettingsError: There is no such model in the zoo.
+    """
+    text = str(path)
+    if not text.startswith(PREFIX) or path.exists():
+        return path
+    name = text.removeprefix(PREFIX)
+    require_known("model of the zoo", name, names())
+    return _FOLDER / f"{name}{_SUFFIX}"
