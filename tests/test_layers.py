@@ -15,7 +15,7 @@ SOURCES = {
 }
 
 LAYERS = (
-    {"errors", "progress"},
+    {"errors", "progress", "reading"},
     {
         "extras",
         "preprocessing",

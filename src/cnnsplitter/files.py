@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cnnsplitter.errors import StorageError
+from cnnsplitter.reading import parse_json, require_modest_header
 
 FORMAT = 1
 """Version of the manifest; a file with another one is refused."""
@@ -83,6 +84,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         StorageError: The file is missing, truncated, foreign or of another format version.
     """
     try:
+        require_modest_header(path)
         with safe_open(path, framework="pt", device="cpu") as file:
             manifest = _parse_manifest(path, (file.metadata() or {}).get(_KEY))
             return {name: file.get_tensor(name) for name in file.keys()}, manifest  # noqa: SIM118
@@ -100,8 +102,8 @@ def _parse_manifest(path: Path, text: str | None) -> dict[str, Any]:
     if text is None:
         raise StorageError(f"{path}: not written by cnnsplitter (no {_KEY!r} in its header)")
     try:
-        manifest = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        manifest = parse_json(text)
+    except ValueError as error:
         raise StorageError(f"{path}: its manifest is broken ({error}); write it again") from error
     version = manifest.pop("format", None) if isinstance(manifest, dict) else None
     if version != FORMAT:

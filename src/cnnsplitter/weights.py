@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cnnsplitter.errors import ModelError, StorageError
+from cnnsplitter.reading import require_modest_header
 
 _PICKLED = (".pt", ".pth", ".th")
 _NESTED = ("state_dict", "model_state_dict", "model", "net")

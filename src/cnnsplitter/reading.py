@@ -1,0 +1,67 @@
+"""Reading files that nobody vouches for: regular ones, and no more of them than fits."""
+
+import errno
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+MOST_TEXT = 2**25
+"""Bytes of a text that are read at most."""
+MOST_VALUES = 1_500_000
+"""Values of a JSON text that are parsed at most; each takes up to some hundred bytes."""
+_MOST_HEADER = 2**26
+_MOST_TENSORS = 200_000
+
+
+def require_regular(path: Path) -> None:
+    """Raise ``OSError`` unless ``path`` is a regular file, or a link to one.
+
+    A device or a pipe has no end, or none that comes soon.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+
+
+def read_text(path: Path, *, most: int = MOST_TEXT) -> str:
+    """Return a file of UTF-8 text of at most ``most`` bytes.
+
+    Raises:
+        OSError: The file is missing, no regular one, or larger.
+        ValueError: It holds no text.
+    """
+    require_regular(path)
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"has more than {most} bytes", str(path))
+    return content.decode()
+
+
+def parse_json(text: str) -> Any:
+    """Return the values of a JSON text.
+
+    Raises:
+        ValueError: It is no JSON, is nested too deep, or holds more than ``MOST_VALUES`` values.
+    """
+    if sum(map(text.count, ",[{")) > MOST_VALUES:
+        raise ValueError(f"more than {MOST_VALUES} values")
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def require_modest_header(path: Path) -> None:
+    """Raise ``OSError`` unless the header of a safetensors file is one that can be read at once.
+
+    Whether it is right is for the library to say.
+    """
+    require_regular(path)
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > _MOST_HEADER:
+            raise OSError(errno.EFBIG, f"header of {size} bytes", str(path))
+        # Each tensor is one JSON object.
+        if file.read(size).count(b"{") > _MOST_TENSORS:
+            raise OSError(errno.EFBIG, f"more than {_MOST_TENSORS} tensors", str(path))
