@@ -3,13 +3,17 @@
 import errno
 import json
 import stat
+import tomllib
 from pathlib import Path
 from typing import Any
+
+from cnnsplitter.errors import SettingsError
 
 MOST_TEXT = 2**25
 """Bytes of a text that are read at most."""
 MOST_VALUES = 1_500_000
 """Values of a JSON text that are parsed at most; each takes up to some hundred bytes."""
+_MOST_SETTINGS = 2**18
 _MOST_HEADER = 2**26
 _MOST_TENSORS = 200_000
 
@@ -50,6 +54,18 @@ def parse_json(text: str) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the settings of a TOML file.
+
+    Raises:
+        SettingsError: The file is missing, no TOML, or too large for settings.
+    """
+    try:
+        return tomllib.loads(read_text(path, most=_MOST_SETTINGS))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SettingsError(f"{path}: is not valid TOML: {error}") from error
 
 
 def require_modest_header(path: Path) -> None:
