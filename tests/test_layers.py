@@ -21,6 +21,7 @@ LAYERS = (
         "preprocessing",
         "selection",
         "files",
+        "folder_lock",
         "data",
         "augmentation",
         "settings",

@@ -15,7 +15,8 @@ MOST_VALUES = 1_500_000
 """Values of a JSON text that are parsed at most; each takes up to some hundred bytes."""
 _MOST_SETTINGS = 2**18
 _MOST_HEADER = 2**26
-_MOST_TENSORS = 200_000
+MOST_TENSORS = 64_000
+"""Of a file."""
 
 
 def require_regular(path: Path) -> None:
@@ -79,5 +80,5 @@ def require_modest_header(path: Path) -> None:
         if size > _MOST_HEADER:
             raise OSError(errno.EFBIG, f"header of {size} bytes", str(path))
         # Each tensor is one JSON object.
-        if file.read(size).count(b"{") > _MOST_TENSORS:
-            raise OSError(errno.EFBIG, f"more than {_MOST_TENSORS} tensors", str(path))
+        if file.read(size).count(b"{") > MOST_TENSORS:
+            raise OSError(errno.EFBIG, f"more than {MOST_TENSORS} tensors", str(path))

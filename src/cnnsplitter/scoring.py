@@ -11,7 +11,7 @@ from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.cutting import narrow_copy
 from cnnsplitter.classifier import Classifier, logits_of
 from cnnsplitter.data import ImageSet
-from cnnsplitter.inference import device_of, eval_mode, one_thread, predict
+from cnnsplitter.inference import device_of, eval_mode, in_parts, one_thread, predict
 
 NETS_AT_ONCE = 16
 """Narrow networks alive at a time: each batch of images is read once for all of them."""
@@ -92,12 +92,13 @@ class CutScorer:
         with torch.inference_mode():
             nets = [narrow_copy(self.strong.net, self.channels, row) for row in keep]
             nets = [net.to(memory_format=layout) for net in nets]
-            start = 0
+            start, most = 0, self.batch_size
             for images, labels in self.data.batches(self.batch_size):
                 x = self.strong.preprocessing(images.to(device)).contiguous(memory_format=layout)
                 stop = start + len(x)
                 for row, (net, column) in enumerate(zip(nets, owner.tolist(), strict=True)):
-                    logits = logits_of(net(x))
+                    parts, most = in_parts(lambda part, net=net: logits_of(net(part)), x, most)
+                    logits = parts[0] if len(parts) == 1 else torch.cat(parts)
                     scores[row, start:stop] = self._read(logits, column, labels).float().cpu()
                 start = stop
         return scores

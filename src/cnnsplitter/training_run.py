@@ -30,6 +30,7 @@ class TrainingRun:
         history: Figures of each epoch.
         best_epoch: The epoch whose weights count, from 1; 0 before the first.
         best: Those weights where the last ones do not count.
+        parts: Into which a batch is cut, so that one after the other fits into memory.
     """
 
     classifier: Classifier
@@ -37,6 +38,7 @@ class TrainingRun:
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best: dict[str, Tensor] | None = None
+    parts: int = 1
 
     def record(self, values: dict[str, float], *, keep_best: bool) -> None:
         """Add an epoch; without ``keep_best`` the last epoch is the one that counts."""

@@ -26,6 +26,7 @@ M = TypeVar("M", bound="nn.Module")
 _TABLES = {"train": ("training",), "split": ("genetic", "gradient", "importance", "random")}
 """Command to the tables that its settings file may have, for what no option sets."""
 _TABLE = "cnnsplitter.table"
+_TWINS_OF_PHOTOS = 50
 _NAMES_NETWORKS = ("model",)
 
 Data = Annotated[
@@ -224,7 +225,19 @@ def open_data(context: typer.Context, terminal: Terminal) -> "Splits":
     if data.broken:
         names = ", ".join(str(path) for path in data.broken[:5])
         terminal.note(f"left out {len(data.broken)} broken image files: {names}")
+    _warn_of_twins(data, terminal)
     return data
+
+
+def _warn_of_twins(data: "Splits", terminal: Terminal) -> None:
+    """Count test images that the model may know from training, of photographs some only."""
+    from cnnsplitter.data import near_twins
+
+    found = near_twins(data.train, data.test, most=_TWINS_OF_PHOTOS if data.on_demand else 1000)
+    if found:
+        terminal.note(
+            f"{found} test images look nearly like training images; figures may be too good"
+        )
 
 
 def open_fitting_data(

@@ -101,9 +101,10 @@ def _run(
     tensorboard: bool = False,
 ) -> None:
     require_folder(folder)
+    from cnnsplitter.folder_lock import held
     from cnnsplitter.pipeline import Run
 
-    with terminal:
+    with terminal, held(folder):
         progress, files = listeners(terminal, folder, tensorboard)
         files.is_muted = True
         work = Run(recipe, folder, places, progress)

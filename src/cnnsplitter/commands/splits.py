@@ -38,6 +38,7 @@ from cnnsplitter.commands.options import (
     listeners,
     load_model,
     open_fitting_data,
+    require_folder,
     require_free,
     require_test_images,
     unknown_operators,
@@ -46,6 +47,7 @@ from cnnsplitter.commands.searches import chosen_search, described, read_start
 from cnnsplitter.commands.subtasks import split_subtask
 from cnnsplitter.commands.tables import show_evaluation, show_sensitivity, show_split
 from cnnsplitter.errors import SettingsError, StorageError
+from cnnsplitter.folder_lock import held
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -187,12 +189,14 @@ def split(
     mutation in [genetic].
     """
     terminal = Terminal(json, quiet)
-    if subtask is not None:
-        split_subtask(context)
-    elif pareto is not None:
-        split_front(context, terminal, partial(_split_classes, context, terminal))
-    else:
-        terminal.result(_split_classes(context, terminal, out, chosen_search(context)))
+    require_folder(out)
+    with held(out):
+        if subtask is not None:
+            split_subtask(context)
+        elif pareto is not None:
+            split_front(context, terminal, partial(_split_classes, context, terminal))
+        else:
+            terminal.result(_split_classes(context, terminal, out, chosen_search(context)))
 
 
 def _split_classes(

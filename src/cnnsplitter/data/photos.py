@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -115,10 +116,16 @@ def _tail(path: Path) -> bytes:
         return file.read()
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     require_regular(path)
-    with _quiet(), Image.open(path, formats=_FORMATS) as image:
+    with _quiet(), Image.open(path, formats=_formats()) as image:
         yield image
 
 

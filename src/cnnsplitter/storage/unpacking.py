@@ -45,6 +45,7 @@ def unpack(file: AnyFile, tensors: Tensors, build: Builder | None) -> Model:
         CnnSplitterError: They do not fit each other, or a network needs ``build``.
     """
     parts = _Parts(tensors, build)
+    _require_no_others(file, tensors)
     match file:
         case ClassifierFile():
             return parts.classifier("net", "net", file.net)
@@ -73,6 +74,22 @@ def unpack(file: AnyFile, tensors: Tensors, build: Builder | None) -> Model:
             ]
             weak = parts.classifier("weak", "weak", file.weak)
             return PatchedModel(weak, patches, file.rule, file.classes)
+
+
+def _require_no_others(file: AnyFile, tensors: Tensors) -> None:
+    """Refuse tensors that belong to no part of the file."""
+    match file:
+        case ClassifierFile() | SubtaskFile():
+            prefixes, count = ["net"], 1
+        case ClassModuleFile():
+            prefixes, count = [module_prefix(0)], 1
+        case ComposedFile() | PatchedFile():
+            count = len(file.modules if isinstance(file, ComposedFile) else file.patches)
+            prefixes = ["weak", *(module_prefix(number) for number in range(count))]
+    known = {*prefixes, *(selection_name(number) for number in range(count))}
+    odd = sorted(name for name in tensors if name.partition(".")[0] not in known)
+    if odd:
+        raise StorageError(f"tensors that belong to no part: {', '.join(odd[:3])}")
 
 
 @dataclass(frozen=True, eq=False)
