@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import stat
 import tomllib
 from pathlib import Path
@@ -15,6 +16,7 @@ MOST_VALUES = 1_500_000
 """Values of a JSON text that are parsed at most; each takes up to some hundred bytes."""
 _MOST_SETTINGS = 2**18
 _MOST_HEADER = 2**26
+_LONG_LIST = re.compile(rb'[^\\]"\s*:\s*\[[^]"]{1000,}')
 MOST_TENSORS = 64_000
 """Of a file."""
 
@@ -79,6 +81,9 @@ def require_modest_header(path: Path) -> None:
         size = int.from_bytes(file.read(8), "little")
         if size > _MOST_HEADER:
             raise OSError(errno.EFBIG, f"header of {size} bytes", str(path))
-        # Each tensor is one JSON object.
-        if file.read(size).count(b"{") > MOST_TENSORS:
-            raise OSError(errno.EFBIG, f"more than {MOST_TENSORS} tensors", str(path))
+        header = file.read(size)
+    # Each tensor is one JSON object.
+    if header.count(b"{") > MOST_TENSORS:
+        raise OSError(errno.EFBIG, f"more than {MOST_TENSORS} tensors", str(path))
+    if _LONG_LIST.search(header):
+        raise OSError(errno.EFBIG, "a tensor of hundreds of axes", str(path))

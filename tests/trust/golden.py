@@ -36,7 +36,7 @@ def images() -> Tensor:
 
 def models() -> dict[str, Model]:
     """A model of every kind, with every kind of calibration."""
-    strong = toys.classifier("resnet20", width=0.2)
+    strong = toys.classifier("resnet20", width=0.1)
     bird, cat, dog = (toys.class_module(strong, name) for name in toys.CLASSES)
     ranges = RangeCalibration("min-max", -1.0, 2.0)
     normal = NormalCalibration("z-score", 0.5, 2.0)

@@ -31,6 +31,11 @@ from test_pipeline import DIGITS, contents, finish, images_of, small, untimed
 
 Work = Callable[[Path], None]
 FORKED = multiprocessing.get_context("fork")
+"""So that what is killed need not import everything first."""
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch cannot fork beside a GPU"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +145,7 @@ def test_killed_at_a_hundred_random_moments(work: Work, tmp_path: Path) -> None:
     chance, hits = random.Random(1), 0
     for number in range(5):
         folder = tmp_path / str(number)
-        hits += check_kills(
-            work, folder, lambda whole: (whole * chance.random() for _ in range(10))
-        )
+        hits += check_kills(work, folder, lambda s: (s * chance.random() for _ in range(10)))
     assert hits >= 25
 
 

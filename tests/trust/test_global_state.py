@@ -56,7 +56,7 @@ CALLS: dict[str, Callable[[Stage], Any]] = {
     "export": lambda s: cs.export(s.module, s.folder / "a.pt2"),
     "extract": lambda s: cs.extract(s.strong.net, s.channels, s.selection),
     "fine_tune": lambda s: cs.fine_tune(
-        {"dog": s.module}, s.strong, s.data.train, cs.FineTuning(epochs=1), seed=0
+        {"dog": s.module}, s.strong, s.data.train, cs.FineTuning(batch_size=8), seed=0
     ),
     "judge": lambda s: cs.judge(s.weak, {"dog": s.module}, s.data.calibration),
     "load": lambda s: cs.load(s.folder / "module.safetensors"),
@@ -84,8 +84,8 @@ CALLS: dict[str, Callable[[Stage], Any]] = {
     "save_folder": lambda s: cs.save_folder(s.module, s.folder / "more"),
     "split genetic": lambda s: s.split(cs.GeneticSearch.model_validate(SEARCH)),
     "split gradient": lambda s: s.split(cs.GradientSearch(keep=0.5, rounds=1, steps=1, anneal=1)),
-    "split importance": lambda s: s.split(cs.ThresholdSearch(steps=2)),
-    "split random": lambda s: s.split(cs.RandomSearch(ensembles=2)),
+    "split importance": lambda s: s.split(cs.ThresholdSearch(tries=2)),
+    "split random": lambda s: s.split(cs.RandomSearch(tries=2)),
     "subtask": lambda s: cs.subtask(
         s.weak, ("dog", "cat"), s.data, search=cs.GeneticSearch.model_validate(SEARCH)
     ),

@@ -55,7 +55,7 @@ def test_predictions_are_the_same(error: Exception) -> None:
 def test_training_goes_on_with_the_same_gradient() -> None:
     settings = Training(epochs=2, batch_size=16, schedule="constant", momentum=0.0)
     data = toys.image_set(32)
-    model, layer = tight(5)
+    model, _ = tight(5)
     start, _ = tight(10**6)
     found = train(model, data, None, settings, seed=0).classifier  # type: ignore[arg-type]
     expected = train(start, data, None, settings, seed=0).classifier  # type: ignore[arg-type]
