@@ -1,4 +1,4 @@
-"""Atheris drivers: ``python -m scripts.fuzz_readers container|manifest CORPUS [libFuzzer options]``.
+"""Atheris drivers: ``python -m scripts.fuzz_readers container|manifest CORPUS [OPTIONS]``.
 
 ``container`` fuzzes the safetensors file as a whole, ``manifest`` the JSON in a file that is well
 formed. Both begin with golden files, and end at the first error that is not typed.
@@ -8,6 +8,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import atheris
@@ -28,10 +29,8 @@ def read(content: bytes) -> None:
     """Read a file with this content."""
     PATH.unlink(missing_ok=True)
     PATH.write_bytes(content)
-    try:
+    with suppress(CnnSplitterError):
         load(PATH)
-    except CnnSplitterError as error:
-        assert "\n" not in str(error), "an error of several lines"
 
 
 def read_manifest(content: bytes) -> None:

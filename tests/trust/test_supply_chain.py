@@ -5,7 +5,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-
 from scripts.lowest_versions import PROJECT, lowest
 
 ROOT = PROJECT.parent
