@@ -92,7 +92,7 @@ def load_state(
     Raises:
         StorageError: The file is broken, another search's, or further than this search goes.
     """
-    state = read_checkpoint(path, KIND, identity, kinds | {"seen": BYTES}, _parse)
+    state = read_checkpoint(path, KIND, identity, {**kinds, "seen": BYTES}, _parse)
     require_within(path, len(state.history), generations, "generations")
     return state
 

@@ -1,14 +1,13 @@
 """A trial run of a network without data, which takes no memory however large its images are."""
 
+import copy
 import math
 
 import torch
-from torch import Tensor
-from torch.func import functional_call
+from torch import Tensor, nn
 
 from cnnsplitter.classifier import Classifier, logits_of
 from cnnsplitter.errors import ModelError
-from cnnsplitter.inference import eval_mode
 
 _MOST_VALUES = 2**24
 """Of an image, or of a layer's output for it: 64 MB."""
@@ -42,18 +41,20 @@ def _run(classifier: Classifier) -> tuple[int, object]:
         if isinstance(output, Tensor):
             largest = max(largest, output[:1].numel())
 
-    net = classifier.net
-    held = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-    like = next(net.parameters(), torch.empty(0))
-    images = torch.empty(2, *classifier.input_shape, dtype=like.dtype, device="meta")
-    hooks = [module.register_forward_hook(measure) for module in net.modules()]
     try:
-        with eval_mode(net), torch.no_grad():
-            shadows = {name: tensor.to("meta") for name, tensor in held.items()}
-            shape = tuple(logits_of(functional_call(net, shadows, (images,))).shape)
+        shadow = _shadow_of(classifier.net)
+        for module in shadow.modules():
+            module.register_forward_hook(measure)
+        like = next(classifier.net.parameters(), torch.empty(0))
+        images = torch.empty(2, *classifier.input_shape, dtype=like.dtype, device="meta")
+        with torch.no_grad():
+            shape = tuple(logits_of(shadow(images)).shape)
         return largest, shape
     except Exception as error:  # the network may be the user's own, with errors of any type
         return largest, (str(error).strip() or type(error).__name__).splitlines()[0]
-    finally:
-        for hook in hooks:
-            hook.remove()
+
+
+def _shadow_of(net: nn.Module) -> nn.Module:
+    """Return a copy without data, so that nothing that a run keeps for later stays in ``net``."""
+    held = (*net.parameters(), *net.buffers())
+    return copy.deepcopy(net, {id(tensor): tensor.detach().to("meta") for tensor in held}).eval()
