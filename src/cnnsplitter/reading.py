@@ -15,6 +15,7 @@ MOST_TEXT = 2**25
 MOST_VALUES = 1_500_000
 """Values of a JSON text that are parsed at most; each takes up to some hundred bytes."""
 _MOST_SETTINGS = 2**18
+_MOST_DOTS = 200
 _MOST_HEADER = 2**26
 _LONG_LIST = re.compile(rb'[^\\]"\s*:\s*\[[^]"]{1000,}')
 MOST_TENSORS = 64_000
@@ -66,7 +67,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         SettingsError: The file is missing, no TOML, or too large for settings.
     """
     try:
-        return tomllib.loads(read_text(path, most=_MOST_SETTINGS))
+        text = read_text(path, most=_MOST_SETTINGS)
+        # The parser takes the square of the parts of a key, which is in one line.
+        if any(line.count(".") > _MOST_DOTS for line in text.split("\n")):
+            raise ValueError(f"a line of more than {_MOST_DOTS} dots")
+        return tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path}: is not valid TOML: {error}") from error
 

@@ -9,7 +9,7 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,24 +18,20 @@ import numpy as np
 import pytest
 import torch
 
-import toys
 from cnnsplitter.errors import StorageError
 from cnnsplitter.files import read_tensors, write_tensors
 from cnnsplitter.folder_lock import LOCK, held
-from cnnsplitter.pipeline import Run, save_modules
 from cnnsplitter.results import read_json, write_json
-from cnnsplitter.search import GradientSearch
-from cnnsplitter.splitting import split
 from shop import call
-from test_pipeline import DIGITS, contents, finish, images_of, small, untimed
+from test_pipeline import DIGITS, contents, images_of, untimed
+from trust.crashing import WORK, claim, gradient, hold, work
 
-Work = Callable[[Path], None]
-FORKED = multiprocessing.get_context("fork")
-"""So that what is killed need not import everything first."""
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
-    pytest.mark.skipif(torch.cuda.is_available(), reason="PyTorch cannot fork beside a GPU"),
-]
+SERVER = multiprocessing.get_context("forkserver")
+"""So that what is killed need not import everything first, and computes gradients nevertheless."""
+SERVER.set_forkserver_preload(["trust.crashing"])
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="times differ between devices")
+NAMES = ("run", "gradient")
+"""A whole run with the genetic search, and a split with the gradient search."""
 
 
 @pytest.fixture(scope="module")
@@ -46,54 +42,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"svhn": str(path)}
 
 
-@pytest.fixture(params=["run", "gradient"])
-def work(request: pytest.FixtureRequest, place: dict[str, str]) -> Work:
-    """A whole run with the genetic search, and a split with the gradient search."""
-    return gradient if request.param == "gradient" else lambda folder: whole(folder, place)
-
-
-def whole(folder: Path, place: dict[str, str]) -> None:
-    """Train, split, patch and report as ``cnnsplitter run`` does."""
-    with held(folder):
-        finish(Run(small(), folder, place))
-
-
-def gradient(folder: Path) -> None:
-    search = GradientSearch(keep=0.5, rounds=3, steps=3, anneal=2)
-    data, strong = toys.splits(24), toys.classifier()
-    found = split(strong, data, search=search, seed=0, checkpoint=folder / "search.checkpoint")
-    save_modules(found, folder / "modules", {"seed": 0})
-
-
-def killed(work: Work, folder: Path, seconds: float) -> bool:
-    """Do the work in another process; kill it after some time; return whether it was in it."""
-    process = FORKED.Process(target=work, args=(folder,))
+def killed(
+    name: str,
+    folder: Path,
+    place: dict[str, str],
+    *,
+    seconds: float = 600,
+    number: int = -1,
+    before: bool = False,
+) -> bool:
+    """Do the work in another process and kill it; return whether it was still in it."""
+    process = SERVER.Process(target=work, args=(name, folder, place, number, before))
     process.start()
     process.join(seconds)
-    os.kill(process.pid or 0, signal.SIGKILL)
+    process.kill()
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)
     return process.exitcode != 0
-
-
-def killed_writing(work: Work, folder: Path, number: int, *, before: bool) -> bool:
-    """Likewise, but right before or after the file ``number`` takes its place."""
-
-    def doomed(folder: Path) -> None:
-        replace, left = os.replace, [number]
-
-        def last(source: Any, target: Any) -> None:
-            left[0] -= 1
-            if left[0] < 0 and before:
-                os.kill(os.getpid(), signal.SIGKILL)
-            replace(source, target)
-            if left[0] < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        os.replace = last
-        work(folder)
-
-    return killed(doomed, folder, 300)
 
 
 def assert_whole(folder: Path) -> None:
@@ -110,42 +75,43 @@ def final(folder: Path) -> tuple[Any, ...]:
     return contents(folder), report
 
 
-def check_kills(work: Work, folder: Path, moments: Callable[[float], Iterator[float]]) -> int:
+def check_kills(name: str, folder: Path, place: dict[str, str], kills: int, seed: int) -> int:
     """Kill one run over and over again; return how often it was in its work."""
     begun = time.monotonic()
-    work(folder / "whole")
-    seconds, hits = time.monotonic() - begun, 0
-    for moment in moments(seconds):
-        hits += killed(work, folder / "killed", moment)
+    WORK[name](folder / "whole", place)
+    seconds, chance, hits = time.monotonic() - begun, random.Random(seed), 0
+    for _ in range(kills):
+        moment = seconds * chance.random()
+        hits += killed(name, folder / "killed", place, seconds=moment)
         assert_whole(folder / "killed")
-    work(folder / "killed")
+    WORK[name](folder / "killed", place)
     assert final(folder / "killed") == final(folder / "whole")
     return hits
 
 
-def test_killed_twice_at_random_moments(work: Work, tmp_path: Path) -> None:
-    chance = random.Random(0)
-    check_kills(work, tmp_path, lambda whole: (whole * chance.random() for _ in range(2)))
+@pytest.mark.parametrize("name", NAMES)
+def test_killed_twice_at_random_moments(name: str, place: dict[str, str], tmp_path: Path) -> None:
+    check_kills(name, tmp_path, place, 2, 0)
 
 
-@pytest.mark.parametrize(("number", "before"), [(0, True), (1, False), (6, True), (9, False)])
+@pytest.mark.parametrize(("number", "before"), [(0, True), (1, False), (3, True)])
 def test_killed_while_a_file_takes_its_place(
-    number: int, before: bool, work: Work, tmp_path: Path
+    number: int, before: bool, place: dict[str, str], tmp_path: Path
 ) -> None:
-    assert killed_writing(gradient, tmp_path / "killed", number, before=before) or number > 5
+    assert killed("gradient", tmp_path / "killed", place, number=number, before=before)
     assert_whole(tmp_path / "killed")
-    gradient(tmp_path / "killed")
-    gradient(tmp_path / "whole")
+    gradient(tmp_path / "killed", place)
+    gradient(tmp_path / "whole", place)
     assert final(tmp_path / "killed") == final(tmp_path / "whole")
 
 
 @pytest.mark.large
-def test_killed_at_a_hundred_random_moments(work: Work, tmp_path: Path) -> None:
-    """Each tenth of the kills is of a run of its own, so that all stages are hit."""
-    chance, hits = random.Random(1), 0
-    for number in range(5):
-        folder = tmp_path / str(number)
-        hits += check_kills(work, folder, lambda s: (s * chance.random() for _ in range(10)))
+@pytest.mark.parametrize("name", NAMES)
+def test_killed_at_a_hundred_random_moments(
+    name: str, place: dict[str, str], tmp_path: Path
+) -> None:
+    """Ten kills each of five runs, for each search."""
+    hits = sum(check_kills(name, tmp_path / str(n), place, 10, n) for n in range(5))
     assert hits >= 25
 
 
@@ -153,10 +119,9 @@ def test_what_a_killed_run_left_keeps_no_other_from_its_folder(
     place: dict[str, str], tmp_path: Path
 ) -> None:
     """Killed before its first file was there: only half of that lies about."""
-    run = lambda folder: Run(small(), folder, place).prepare()  # noqa: E731
-    assert killed_writing(run, tmp_path, 0, before=True)
+    assert killed("claim", tmp_path, place, number=0, before=True)
     assert [path.name.split(".")[-1] for path in tmp_path.iterdir()] == ["tmp"]
-    run(tmp_path)
+    claim(tmp_path, place)
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.json"]
 
 
@@ -165,13 +130,7 @@ class TestOneAtATime:
 
     def test_the_second_is_refused_with_the_process_of_the_first(self, tmp_path: Path) -> None:
         ready = tmp_path / "ready"
-
-        def hold(folder: Path) -> None:
-            with held(folder):
-                ready.touch()
-                time.sleep(300)
-
-        first = FORKED.Process(target=hold, args=(tmp_path / "run",))
+        first = SERVER.Process(target=hold, args=(tmp_path / "run", ready))
         first.start()
         while not ready.exists():
             time.sleep(0.01)
@@ -183,7 +142,7 @@ class TestOneAtATime:
         refused = call("run", "demo", "--out", tmp_path / "run")
         assert refused.code == 2
         assert f"process {first.pid} runs in it" in refused.err
-        os.kill(first.pid or 0, signal.SIGKILL)
+        first.kill()
         first.join()
         assert (tmp_path / "run" / LOCK).exists(), "stale"
         with held(tmp_path / "run"):
@@ -232,10 +191,10 @@ def test_a_full_disk_keeps_the_last_good_state(tmp_path: Path) -> None:
 def test_a_search_on_a_full_disk_goes_on_when_there_is_room(tmp_path: Path) -> None:
     full, room = tmp_path / "full", tmp_path / "room"
     with small_disk(2048), pytest.raises(StorageError, match="cannot be written"):
-        gradient(full)
+        gradient(full, {})
     assert not [path for path in full.rglob("*") if path.is_file()]
-    gradient(full)
-    gradient(room)
+    gradient(full, {})
+    gradient(room, {})
     assert final(full) == final(room)
 
 

@@ -38,7 +38,10 @@ def test_every_version_and_kind_has_its_files() -> None:
     ("details", "needed"),
     [
         ({"versions": {"cnnsplitter": "3.1.0"}}, r"install cnnsplitter 3\.1\.0 or newer$"),
-        ({"versions": {"cnnsplitter": "3\n; rm -r"}}, "install cnnsplitter of the version that wrote it$"),
+        (
+            {"versions": {"cnnsplitter": "3\n; rm -r"}},
+            "install cnnsplitter of the version that wrote it$",
+        ),
         ({"versions": [1]}, "install cnnsplitter of the version that wrote it$"),
         ([], "install cnnsplitter of the version that wrote it$"),
     ],

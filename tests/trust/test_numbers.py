@@ -14,7 +14,6 @@ from cnnsplitter.calibration import CALIBRATIONS
 from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.errors import CnnSplitterError, ModelError
 from cnnsplitter.evaluation import count, evaluate
-from cnnsplitter.importance import measure_importance
 from cnnsplitter.patches.patching import patch
 from cnnsplitter.splitting import split
 
@@ -37,29 +36,21 @@ def test_figures_equal_those_of_scikit_learn_in_ten_thousand_cases() -> None:
         labels=np.arange(CASES * CLASSES),
         zero_division=0,
     )
-    bounds = np.concatenate([[0], sizes.cumsum()])
-    for number in range(CASES):
-        here = slice(bounds[number], bounds[number + 1])
-        mine = count(torch.tensor(labels[here]), torch.tensor(predicted[here]), NAMES)
-        columns = slice(number * CLASSES, (number + 1) * CLASSES)
-        for found, expected in zip((mine.precision, mine.recall, mine.f1), theirs, strict=False):
-            np.testing.assert_allclose(found.numpy(), expected[columns], atol=1e-12)
-        assert mine.accuracy == pytest.approx((labels[here] == predicted[here]).mean())
+    parts = (torch.tensor(values).split(sizes.tolist()) for values in (labels, predicted))
+    mine = [count(*pair, NAMES) for pair in zip(*parts, strict=True)]
+    for figure, expected in zip(("precision", "recall", "f1"), theirs, strict=False):
+        found = torch.cat([getattr(one, figure) for one in mine])
+        np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
+    right = np.add.reduceat(labels == predicted, sizes.cumsum() - sizes, dtype=np.float64)
+    np.testing.assert_allclose([one.accuracy for one in mine], right / sizes, atol=1e-12)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_weights_that_are_no_numbers_are_refused(value: float) -> None:
     strong, data = toys.classifier(), toys.splits(24)
     next(strong.parameters()).data.view(-1)[0] = value
-    calls = (
-        lambda: evaluate(strong, data.test),
-        lambda: split(strong, data, seed=0),
-        lambda: measure_importance(strong, toys.traced(toys.classifier()), data.train),
-        lambda: patch(strong, {"dog": toys.class_module(toys.classifier())}, data),
-    )
-    for made in calls:
-        with pytest.raises(CnnSplitterError, match=r"finite|NaN"):
-            made()
+    with pytest.raises(CnnSplitterError, match=r"NaN or infinite"):
+        split(strong, data, seed=0)
 
 
 def test_infinite_outputs_have_a_class() -> None:

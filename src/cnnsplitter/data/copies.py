@@ -28,6 +28,24 @@ def repeated_images(stores: Sequence[Images]) -> list[dict[int, bytes]]:
     Returns:
         Row to digest; other rows are missing.
     """
+    leaves = {id(leaf): leaf for store in stores for leaf, _ in _leaves(store)}
+    found = dict(zip(leaves, _repeated(list(leaves.values())), strict=True))
+    return [
+        {start + row: d for leaf, start in _leaves(store) for row, d in found[id(leaf)].items()}
+        for store in stores
+    ]
+
+
+def _leaves(store: Images, start: int = 0) -> Iterator[tuple[Images, int]]:
+    """Yield the stores that a store consists of, and where they begin; one may be there twice."""
+    if isinstance(store, ConcatImages):
+        for part, offset in zip(store.parts, store.offsets, strict=False):
+            yield from _leaves(part, start + offset)
+    else:
+        yield store, start
+
+
+def _repeated(stores: Sequence[Images]) -> list[dict[int, bytes]]:
     marks = [list(_marks(store)) for store in stores]
     often = Counter(mark for some in marks for mark in some)
     candidates = [[row for row, mark in enumerate(some) if often[mark] > 1] for some in marks]
@@ -73,10 +91,7 @@ def _thumbnails(data: ImageSet) -> Tensor:
 
 def _marks(store: Images) -> Iterator[bytes]:
     """Yield what is the same for the same images, and rarely for others, at little cost."""
-    if isinstance(store, ConcatImages):
-        for part in store.parts:
-            yield from _marks(part)
-    elif isinstance(store, PhotoImages):
+    if isinstance(store, PhotoImages):
         yield from (f"file of {_size_of(store, row)}".encode() for row in range(len(store)))
     else:
         kind = f"{store.shape}".encode()
@@ -106,10 +121,6 @@ def _middle_lines(store: Images, start: int, stop: int) -> Iterable[np.ndarray]:
 
 
 def _digests(store: Images, rows: Sequence[int]) -> list[bytes]:
-    if isinstance(store, ConcatImages):
-        ends = zip(store.parts, store.offsets, store.offsets[1:], strict=False)
-        inside = ((part, [r - a for r in rows if a <= r < b]) for part, a, b in ends)
-        return [digest for part, some in inside for digest in _digests(part, some)]
     if isinstance(store, PhotoImages):
         return [_digest_of_file(store, row) for row in rows]
     kind = f"{store.shape}".encode()
