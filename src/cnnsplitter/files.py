@@ -1,7 +1,9 @@
 """Tensors and a JSON manifest in one safetensors file, written all at once or not at all."""
 
+import glob
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,11 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cnnsplitter.errors import StorageError
+from cnnsplitter.reading import MOST_TENSORS, parse_json, require_modest_header
 
 FORMAT = 1
 """Version of the manifest; a file with another one is refused."""
 
 _KEY = "cnnsplitter"
+_TEMPORARY = ".tmp"
 
 
 @contextmanager
@@ -29,9 +33,10 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: The folder cannot be made or the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         temporary.touch()
         mode = temporary.stat().st_mode
         yield temporary
@@ -77,6 +82,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[s
     text = json.dumps({"format": FORMAT, **manifest}, allow_nan=False)
     # safetensors refuses tensors that share memory and strided ones, so each is copied.
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    if len(copies) > MOST_TENSORS:
+        raise StorageError(f"{path}: {len(copies)} tensors are too many for one file; save parts")
     with replacing(path) as temporary:
         try:
             save_file(copies, temporary, metadata={_KEY: text})
@@ -110,6 +117,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
+        require_modest_header(path)
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
     except FileNotFoundError as error:
@@ -126,16 +134,52 @@ def _parse_manifest(path: Path, text: str | None) -> dict[str, Any]:
     if text is None:
         raise StorageError(f"{path}: not written by cnnsplitter (no {_KEY!r} in its header)")
     try:
-        manifest = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        manifest = parse_json(text)
+    except ValueError as error:
         raise StorageError(f"{path}: its manifest is broken ({error}); write it again") from error
     version = manifest.pop("format", None) if isinstance(manifest, dict) else None
     if version != FORMAT:
+        is_newer = type(version) is int and version > FORMAT
+        needed = f"install cnnsplitter {_writer_of(manifest)}" if is_newer else "write it again"
         raise StorageError(
-            f"{path}: has format {version!r} but this cnnsplitter reads format {FORMAT}; "
-            "use the version that wrote it or write it again"
+            f"{path}: has format {version!r} but this cnnsplitter reads format {FORMAT}; {needed}"
         )
     return dict(manifest)
+
+
+def _writer_of(manifest: Mapping[str, Any]) -> str:
+    """Return the version of this package that wrote a newer file, where it says so."""
+    details = manifest.get("details")
+    versions = details.get("versions") if isinstance(details, dict) else None
+    version = versions.get("cnnsplitter") if isinstance(versions, dict) else None
+    is_version = isinstance(version, str) and re.fullmatch(r"\d[\w.+-]{0,40}", version)
+    return f"{version} or newer" if is_version else "of the version that wrote it"
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether ``path`` is what a killed process may have left of a file half written."""
+    return path.name.startswith(".") and path.name.endswith(_TEMPORARY)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that are no more have left of ``path``."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*{_TEMPORARY}"):
+        process = leftover.name.split(".")[-2]
+        if process.isdecimal() and not _is_alive(int(process)):
+            with suppress(OSError):
+                leftover.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":
+        return True  # there, asking could end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -58,9 +58,23 @@ class Importance:
         if manifest != {"kind": _KIND, "fingerprint": channels.fingerprint}:
             raise StorageError(f"{path}: holds no importance of this network; remove it")
         try:
-            return cls(**tensors, fingerprint=channels.fingerprint)
+            found = cls(**tensors, fingerprint=channels.fingerprint)
         except TypeError as error:
             raise StorageError(f"{path}: is incomplete ({error}); remove it") from error
+        if not found.is_whole(channels.unit_count):
+            raise StorageError(f"{path}: is broken; remove it")
+        return found
+
+    def is_whole(self, units: int) -> bool:
+        """Return whether all tensors are of their type and shape, and the scores are finite."""
+        classes = (len(self.scores),) if self.scores.ndim else ()
+        kinds = (
+            (self.scores, torch.float32, (*classes, units)),
+            (self.samples, torch.int64, classes),
+            (self.confident, torch.bool, classes),
+        )
+        fit = all(t.dtype == dtype and t.shape == shape for t, dtype, shape in kinds)
+        return fit and bool(self.scores.isfinite().all())
 
 
 def uniform_importance(channels: ChannelMap, class_count: int) -> Importance:

@@ -1,6 +1,6 @@
 """Running a model over images without leaving a trace on it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from typing import Literal
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from cnnsplitter.data import ImageSet
-from cnnsplitter.errors import DataError
+from cnnsplitter.errors import DataError, ModelError
 from cnnsplitter.nets import eval_mode
 
 Precision = Literal["float32", "bfloat16"]
+NO_MEMORY = "not even one image fits into memory; use a smaller network or smaller images"
 
 
 @contextmanager
@@ -53,6 +54,48 @@ def to_device(images: Tensor, device: torch.device) -> Tensor:
     return images.to(device, memory_format=layout)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether there was no memory left; PyTorch has no type for that on the processor."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def in_parts(
+    run: Callable[[Tensor], Tensor], images: Tensor, most: int
+) -> tuple[list[Tensor], int]:
+    """Run images [B, C, H, W], fewer at once where memory does not do for them.
+
+    Args:
+        run: Maps images [b, C, H, W] to outputs [b, ...].
+        images: All of them.
+        most: At once.
+
+    Returns:
+        The outputs, and how many images fit at once.
+
+    Raises:
+        ModelError: Not even one does.
+    """
+    outputs: list[Tensor] = []
+    start = 0
+    while start < len(images):
+        try:
+            outputs.append(run(images[start : start + most]))
+            start += most
+            continue
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if most == 1:
+                raise ModelError(NO_MEMORY) from error
+        # Only now has the error let go of what was computed.
+        most = max(1, min(most, len(images) - start) // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return outputs, most
+
+
 def predict(
     model: nn.Module,
     data: ImageSet,
@@ -66,7 +109,7 @@ def predict(
         model: Takes raw images uint8 or float [B, C, H, W], as the data holds them, on the
             device of its weights.
         data: n images.
-        batch_size: Images at a time.
+        batch_size: Images at a time; fewer if they do not fit into memory.
         precision: Of convolutions and matrix products; weights stay as they are.
 
     Returns:
@@ -74,17 +117,22 @@ def predict(
 
     Raises:
         DataError: There are no images.
+        ModelError: Not even one image fits into memory.
     """
     if len(data) == 0:
         raise DataError(f"{data.images.name}: no images to run the model on")
     device = device_of(model)
-    outputs = []
+    outputs: list[Tensor] = []
     with (
         eval_mode(model),
         torch.inference_mode(),
         torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"),
     ):
+        most = batch_size
         for images, _ in data.batches(batch_size):
-            outputs.append(model(to_device(images, device)).float().cpu())
+            parts, most = in_parts(
+                lambda part: model(to_device(part, device)).float().cpu(), images, most
+            )
+            outputs += parts
     # Outside inference mode the result is a tensor that autograd accepts.
     return torch.cat(outputs)

@@ -12,6 +12,7 @@ from typing import Any
 
 from cnnsplitter.errors import StorageError
 from cnnsplitter.files import replacing
+from cnnsplitter.reading import parse_json, read_text
 
 Row = Mapping[str, str | int | float | bool | None]
 
@@ -60,7 +61,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file; ``StorageError`` if it is missing or broken."""
     try:
-        return json.loads(path.read_text())
+        return parse_json(read_text(path))
     except FileNotFoundError as error:
         raise StorageError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:

@@ -10,6 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 from cnnsplitter.errors import StorageError
+from cnnsplitter.files import is_temporary
+from cnnsplitter.folder_lock import LOCK
 from cnnsplitter.results import read_json, write_json
 
 RECIPE = "recipe.json"
@@ -47,7 +49,7 @@ def claim_folder(folder: Path, recipe: dict[str, Any], *, force: bool = False) -
             not empty and holds no run.
     """
     if not _holds_run(folder, recipe):
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and not all(map(_is_passing, folder.iterdir())):
             raise StorageError(f"{folder}: is not empty and holds no run; choose another --out")
     elif force:
         _clear(folder)
@@ -137,6 +139,11 @@ def file_name(name: str) -> str:
     """Return a class name as a file name: safe in any folder, and different for each name."""
     # Dots are left alone by quote, but ".." must not leave the folder.
     return quote(name, safe="", errors="surrogatepass").replace(".", "%2E")
+
+
+def _is_passing(path: Path) -> bool:
+    """Return whether a file is there only while a run writes, or was killed while it wrote."""
+    return path.name == LOCK or is_temporary(path)
 
 
 def _holds_run(folder: Path, recipe: dict[str, Any]) -> bool:

@@ -3,15 +3,16 @@
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.cutting import narrow_copy
 from cnnsplitter.classifier import Classifier, logits_of
 from cnnsplitter.data import ImageSet
-from cnnsplitter.inference import device_of, one_thread, predict
+from cnnsplitter.inference import device_of, in_parts, one_thread, predict
 from cnnsplitter.nets import eval_mode
 
 NETS_AT_ONCE = 16
@@ -95,12 +96,13 @@ class CutScorer:
         with torch.inference_mode():
             nets = [narrow_copy(self.strong.net, self.channels, row) for row in keep]
             nets = [net.to(memory_format=layout) for net in nets]
-            start = 0
+            start, most = 0, self.batch_size
             for images, labels in data.batches(self.batch_size):
                 x = self.strong.preprocessing(images.to(device)).contiguous(memory_format=layout)
                 stop = start + len(x)
                 for row, (net, column) in enumerate(zip(nets, owner.tolist(), strict=True)):
-                    logits = logits_of(net(x))
+                    parts, most = in_parts(partial(_logits, net), x, most)
+                    logits = parts[0] if len(parts) == 1 else torch.cat(parts)
                     scores[row, start:stop] = self._read(logits, column, labels).float().cpu()
                 start = stop
         return scores
@@ -108,6 +110,10 @@ class CutScorer:
     def _read(self, logits: Tensor, owner: int, labels: Tensor) -> Tensor:
         """Return the scores [B] among the logits [B, classes] of a candidate."""
         return logits[:, owner]
+
+
+def _logits(net: nn.Module, images: Tensor) -> Tensor:
+    return logits_of(net(images))
 
 
 def equal_parts(count: int, workers: int) -> list[slice]:

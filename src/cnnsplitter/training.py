@@ -18,7 +18,15 @@ from cnnsplitter.augmentation import flip_some, shift_each
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError, ModelError, SettingsError
-from cnnsplitter.inference import Precision, device_of, native_bfloat16, predict, to_device
+from cnnsplitter.inference import (
+    NO_MEMORY,
+    Precision,
+    device_of,
+    is_out_of_memory,
+    native_bfloat16,
+    predict,
+    to_device,
+)
 from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.training_run import TrainingRun, identity_of, restore_run, save_run
 
@@ -206,19 +214,47 @@ def _train_epoch(
 def _step(
     run: TrainingRun, images: Tensor, labels: Tensor, settings: Training
 ) -> tuple[Tensor, Tensor]:
-    """Do one step of the optimizer; return the mean loss and the number of right answers."""
-    bfloat16 = _precision(settings, images.device) == "bfloat16"
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
-        logits = run.classifier(images)
-    loss = functional.cross_entropy(
-        logits.float(), labels, label_smoothing=settings.label_smoothing
-    )
-    run.optimizer.zero_grad()
-    torch.autograd.backward(loss)
+    """Do one step of the optimizer; return the mean loss and the number of right answers.
+
+    Where the batch does not fit into memory its halves follow each other, and so on; the gradient
+    is their mean, but batch norms see each part alone.
+    """
+    while True:
+        try:
+            loss, hits = _gradient(run, images, labels, settings)
+            break
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if run.parts >= len(images):
+                raise ModelError(NO_MEMORY) from error
+        run.parts *= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
     if settings.clip:
         torch.nn.utils.clip_grad_norm_(run.classifier.parameters(), settings.clip)
     run.optimizer.step()
-    return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
+    return loss, hits
+
+
+def _gradient(
+    run: TrainingRun, images: Tensor, labels: Tensor, settings: Training
+) -> tuple[Tensor, Tensor]:
+    """Set the gradient of the mean loss; return that and the number of right answers."""
+    bfloat16 = _precision(settings, images.device) == "bfloat16"
+    total, right = torch.zeros((), device=images.device), torch.zeros((), device=images.device)
+    run.optimizer.zero_grad()
+    for part, own in zip(images.chunk(run.parts), labels.chunk(run.parts), strict=True):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
+            logits = run.classifier(part)
+        loss = functional.cross_entropy(
+            logits.float(), own, label_smoothing=settings.label_smoothing
+        )
+        share = loss if run.parts == 1 else loss * (len(part) / len(images))
+        torch.autograd.backward(share)
+        total += share.detach()
+        right += (logits.detach().argmax(dim=1) == own).sum()
+    return total, right
 
 
 def _augment(images: Tensor, settings: Training, generator: torch.Generator) -> Tensor:

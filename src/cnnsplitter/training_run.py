@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ class TrainingRun:
         history: Figures of each epoch.
         best_epoch: The epoch whose weights count, from 1; 0 before the first.
         best: Those weights where the last ones do not count.
+        parts: Into which a batch is cut, so that one after the other fits into memory.
     """
 
     classifier: Classifier
@@ -36,6 +38,7 @@ class TrainingRun:
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best: dict[str, Tensor] | None = None
+    parts: int = 1
 
     def record(self, values: dict[str, float], *, keep_best: bool) -> None:
         """Add an epoch; without ``keep_best`` the last epoch is the one that counts."""
@@ -103,21 +106,39 @@ def restore_run(path: Path, run: TrainingRun, identity: Mapping[str, Any]) -> No
     if manifest.get("kind") != "training checkpoint":
         raise StorageError(f"{path}: is no training checkpoint; choose another file")
     # What is compared went through JSON once, so this must, too.
-    wanted, found = json.loads(json.dumps(identity)), manifest.get("identity", {})
-    other = [key for key in wanted if wanted[key] != found.get(key)]
+    wanted, found = json.loads(json.dumps(identity)), manifest.get("identity")
+    known = found if isinstance(found, dict) else {}
+    other = [key for key in wanted if wanted[key] != known.get(key)]
     if other:
         raise StorageError(
             f"{path}: belongs to a run with other {', '.join(other)}; "
             "remove it or choose another file"
         )
     try:
-        run.history = manifest["history"]
-        run.best_epoch = manifest["best_epoch"]
+        _require_finite(tensors)
+        run.history, run.best_epoch = _history(manifest["history"], manifest["best_epoch"])
         run.classifier.load_state_dict(_under("last.", tensors))
         run.best = _under("best.", tensors) or None
         _restore_optimizer(run.optimizer, _under("optimizer.", tensors))
-    except (KeyError, RuntimeError) as error:
-        raise StorageError(f"{path}: the checkpoint is incomplete; remove it") from error
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise StorageError(f"{path}: the checkpoint is incomplete or broken; remove it") from error
+
+
+def _require_finite(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{name} holds NaN or infinite values")
+
+
+def _history(entries: Any, best_epoch: Any) -> tuple[list[dict[str, float]], int]:
+    """Return what a manifest says, if it is the history of some epochs."""
+    history = [dict(entry) for entry in entries]
+    numbers = [value for entry in history for value in entry.values()]
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
+        raise ValueError("its history holds what is no number")
+    if type(best_epoch) is not int or not 1 <= best_epoch <= len(history):
+        raise ValueError("its history is not whole")
+    return history, best_epoch
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
@@ -126,6 +147,10 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = tensor
     groups = optimizer.state_dict()["param_groups"]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, values in state.items():
+        if any(value.ndim and value.shape != parameters[number].shape for value in values.values()):
+            raise ValueError(f"the state of parameter {number} has another shape")
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from cnnsplitter.errors import ModelError, StorageError
 from cnnsplitter.nets import copied
+from cnnsplitter.reading import require_modest_header
+from cnnsplitter.trusted import Told, load_trusted
 
 _PICKLED = (".pt", ".pth", ".th")
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
@@ -59,7 +61,9 @@ def find_misfit(net: nn.Module, tensors: Mapping[str, Tensor]) -> Misfit:
     )
 
 
-def load_weights(net: nn.Module, path: str | Path) -> nn.Module:
+def load_weights(
+    net: nn.Module, path: str | Path, *, trust_pickle: Told | None = None
+) -> nn.Module:
     """Return a copy of ``net`` with the weights of a file; ``net`` stays as it is.
 
     Dictionaries nested under ``state_dict``, ``model_state_dict``, ``model`` or ``net`` and the
@@ -70,6 +74,8 @@ def load_weights(net: nn.Module, path: str | Path) -> nn.Module:
     Args:
         net: A network of the architecture that the weights belong to.
         path: ``.safetensors``, or ``.pt``, ``.pth`` or ``.th`` with nothing but tensors in it.
+        trust_pickle: Lets a pickle that holds more than tensors run what it holds, so that whole
+            pickled networks can be read, too; told its path and SHA-256 before that. None refuses.
 
     Raises:
         StorageError: The file is missing, broken, of another kind or holds more than tensors.
@@ -77,7 +83,7 @@ def load_weights(net: nn.Module, path: str | Path) -> nn.Module:
             where ``net`` has floats; names the first keys; the error's notes name the others.
     """
     path = Path(path)
-    tensors = _without_prefixes(_read(path), net.state_dict().keys())
+    tensors = _without_prefixes(_read(path, trust_pickle), net.state_dict().keys())
     misfit = find_misfit(net, tensors)
     if misfit.lines():
         raise _misfit_error(f"{path}: the weights do not fit {type(net).__name__}", misfit)
@@ -110,18 +116,22 @@ def _require_kinds(path: Path, net: nn.Module, tensors: Mapping[str, Tensor]) ->
             )
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, trust_pickle: Told | None) -> dict[str, Tensor]:
     if not path.is_file():
         raise StorageError(f"{path}: no such file")
     if path.suffix == ".safetensors":
         try:
+            require_modest_header(path)
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise StorageError(f"{path}: truncated or no safetensors file ({error})") from error
     if path.suffix not in _PICKLED:
         known = ", ".join((".safetensors", *_PICKLED))
         raise StorageError(f"{path}: weights are read from {known}, not {path.suffix or 'this'}")
-    return _tensors(path, _unpickle(path))
+    if trust_pickle is None:
+        return _tensors(path, _unpickle(path))
+    content = load_trusted(path, trust_pickle)
+    return _tensors(path, content.state_dict() if isinstance(content, nn.Module) else content)
 
 
 def _unpickle(path: Path) -> Any:
@@ -131,13 +141,14 @@ def _unpickle(path: Path) -> Any:
             "torch.jit.load, and save its state_dict()"
         )
     try:
+        _require_no_bomb(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise StorageError(
             f"{path}: holds more than tensors, and running what a file holds is refused; "
-            "save the state_dict alone, best as .safetensors"
+            "save the state_dict alone, best as .safetensors, or trust the file (--trust-pickle)"
         ) from error
-    except (RuntimeError, ValueError, EOFError, OSError, KeyError, IndexError) as error:
+    except (Exception, MemoryError) as error:  # PyTorch raises many types on damaged files
         raise StorageError(f"{path}: truncated or no PyTorch file; get it anew") from error
 
 
@@ -147,6 +158,14 @@ def _is_torchscript(path: Path) -> bool:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
     except (zipfile.BadZipFile, OSError):
         return False
+
+
+def _require_no_bomb(path: Path) -> None:
+    """Refuse compressed members: PyTorch writes none, and they can unpack to any size."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type for member in archive.infolist()):
+                raise ValueError("compressed members")
 
 
 def _tensors(path: Path, content: Any) -> dict[str, Tensor]:

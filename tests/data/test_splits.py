@@ -18,10 +18,13 @@ from cnnsplitter.data import (
 from cnnsplitter.errors import DataError, SettingsError
 
 NAMES = ("a", "b", "c", "d")
+PIXELS = torch.Generator().manual_seed(0)
 
 
 def image_set(labels: list[int], name: str = "set") -> ImageSet:
-    images = TensorImages(name, torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8))
+    # No image is there twice, in whichever set.
+    pixels = torch.randint(256, (len(labels), 1, 1, 16), dtype=torch.uint8, generator=PIXELS)
+    images = TensorImages(name, pixels)
     return ImageSet.whole(images, torch.tensor(labels, dtype=torch.int64), NAMES)
 
 
@@ -124,7 +127,7 @@ def test_no_digit_image_is_in_two_splits_by_its_pixels() -> None:
 def test_the_filters_and_properties_reach_every_set() -> None:
     splits = make_splits(image_set([0, 1, 2, 3] * 20), seed=0)
     assert splits.classes == NAMES
-    assert splits.input_shape == (1, 1, 1)
+    assert splits.input_shape == (1, 1, 16)
     assert splits.broken == ()
     only = splits.only(name for name in ("d",))
     assert only.classes == NAMES
@@ -161,5 +164,5 @@ def test_sets_that_do_not_fit_are_refused() -> None:
     with pytest.raises(DataError, match=r"^set has classes a, b, c, d but set a"):
         Splits(data, data, data, data.relabel(["a"]))
     large = ImageSet.from_arrays(torch.zeros(1, 1, 2, 2), [0], NAMES, "large")
-    with pytest.raises(DataError, match=r"\(1, 1, 1\) but large of shape \(1, 2, 2\)"):
+    with pytest.raises(DataError, match=r"\(1, 1, 16\) but large of shape \(1, 2, 2\)"):
         Splits(data, data, data, large)

@@ -50,8 +50,17 @@ if TYPE_CHECKING:
     from cnnsplitter.data import Splits
     from cnnsplitter.models import Scalar
     from cnnsplitter.training import Training
+    from cnnsplitter.trusted import Told
 
 KINDS = ("strong", "weak", "overfit", "underfit")
+TrustPickle = Annotated[
+    bool,
+    typer.Option(
+        "--trust-pickle",
+        help="Run what a pickle of weights holds, code too; shows its path and SHA-256. Only here, "
+        "never in a settings file.",
+    ),
+]
 
 
 def train(
@@ -150,6 +159,7 @@ def adopt(
     mean: Numbers = None,
     std: Numbers = None,
     bake: Bake = False,
+    trust_pickle: TrustPickle = False,
     width: Width = 1.0,
     model_arguments: ModelArguments = None,
     size: Size = None,
@@ -186,11 +196,16 @@ def adopt(
             seed=seed,
         )
         if weights is not None:
-            classifier.net = load_weights(classifier.net, weights)
+            told = _tell(terminal) if trust_pickle else None
+            classifier.net = load_weights(classifier.net, weights, trust_pickle=told)
         if bake:
             classifier = baked(classifier)
     made = given(data=data, weights=weights and weights.name)
     _finish(classifier.eval(), images, out, terminal, force, **made)
+
+
+def _tell(terminal: Terminal) -> "Told":
+    return lambda path, digest: terminal.note(f"runs what {path} holds, SHA-256 {digest}")
 
 
 def _adopted_images(

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from cnnsplitter.errors import DataError, SettingsError, StorageError, did_you_mean
+from cnnsplitter.reading import read_toml
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ M = TypeVar("M", bound="nn.Module")
 _TABLES = {"train": ("training",), "split": ("genetic", "gradient", "importance", "random")}
 """Command to the tables that its settings file may have, for what no option sets."""
 _TABLE = "cnnsplitter.table"
+_TWINS_OF_PHOTOS = 50
+_NAMES_NETWORKS = ("model",)
 
 Data = Annotated[
     str,
@@ -111,25 +113,34 @@ def _read_settings(context: typer.Context, path: Path | None) -> Path | None:
     """Take a TOML file's keys as the defaults of the command's options."""
     if path is None:
         return None
-    try:
-        values = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"{path}: cannot be read as TOML: {error}") from error
+    values = read_toml(path)
     known = {_key(parameter): parameter for parameter in context.command.params}
-    known = {key: known[key] for key in known.keys() - {"settings", "help"}}
+    known = {key: known[key] for key in known.keys() - {"settings", "help", "trust-pickle"}}
     tables = _TABLES.get(context.command.name or "", ())
     context.meta[_TABLE] = {
         name: _table(f"{path}: key {name!r}", values.pop(name)) for name in tables if name in values
     }
-    for key in values:
+    for key, value in values.items():
         if key not in known:
             hint = did_you_mean(key, [*known, *tables])
             raise SettingsError(f"{path}: unknown key {key!r}; {hint}")
+        if key in _NAMES_NETWORKS:
+            _require_no_factory(f"{path}: key {key!r}", value)
     context.default_map = {
         known[key].name: _checked(f"{path}: key {key!r}", known[key], value)
         for key, value in values.items()
     }
     return path
+
+
+def _require_no_factory(what: str, value: Any) -> None:
+    from cnnsplitter.models import is_factory
+
+    if isinstance(value, str) and is_factory(value):
+        raise SettingsError(
+            f"{what} names code, {value!r}, which a settings file cannot make run; "
+            "give it on the command line"
+        )
 
 
 def _key(parameter: Any) -> str:
@@ -235,7 +246,19 @@ def open_data(context: typer.Context, terminal: Terminal, like: "Model | None" =
     if data.broken:
         names = ", ".join(str(path) for path in data.broken[:5])
         terminal.note(f"left out {len(data.broken)} broken image files: {names}")
+    _warn_of_twins(data, terminal)
     return data
+
+
+def _warn_of_twins(data: "Splits", terminal: Terminal) -> None:
+    """Count test images that the model may know from training, of photographs some only."""
+    from cnnsplitter.data import near_twins
+
+    found = near_twins(data.train, data.test, most=_TWINS_OF_PHOTOS if data.on_demand else 1000)
+    if found:
+        terminal.note(
+            f"{found} test images look nearly like training images; figures may be too good"
+        )
 
 
 def open_fitting_data(

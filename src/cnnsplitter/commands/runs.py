@@ -134,6 +134,7 @@ class _Work:
 def _run(work: _Work, terminal: Terminal) -> None:
     folder = work.folder
     require_folder(folder)
+    from cnnsplitter.folder_lock import held
     from cnnsplitter.pipeline import Run
 
     with terminal:
@@ -146,7 +147,7 @@ def _run(work: _Work, terminal: Terminal) -> None:
     if work.dry_run:
         _plan(run, terminal)
         return
-    with terminal:
+    with terminal, held(folder):
         run.prepare(force=work.force)
         # nothing is written to a folder before it is known to be free
         written.is_muted = False

@@ -41,6 +41,7 @@ from cnnsplitter.commands.options import (
     listeners,
     load_model,
     open_fitting_data,
+    require_folder,
     require_free,
     require_test_images,
     unknown_operators,
@@ -50,6 +51,7 @@ from cnnsplitter.commands.searches import chosen_search, described, read_start
 from cnnsplitter.commands.subtasks import split_subtask
 from cnnsplitter.commands.tables import show_evaluation, show_sensitivity, show_split
 from cnnsplitter.errors import SettingsError, StorageError
+from cnnsplitter.folder_lock import held
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -215,12 +217,15 @@ def split(
     terminal = Terminal(json, quiet, verbose=verbose)
     if dry_run:
         dry_split(context, terminal)
-    elif subtask is not None:
-        split_subtask(context)
-    elif pareto is not None:
-        split_front(context, terminal, partial(_split_classes, context, terminal))
-    else:
-        terminal.result(_split_classes(context, terminal, out, chosen_search(context)))
+        return
+    require_folder(out)
+    with held(out):
+        if subtask is not None:
+            split_subtask(context)
+        elif pareto is not None:
+            split_front(context, terminal, partial(_split_classes, context, terminal))
+        else:
+            terminal.result(_split_classes(context, terminal, out, chosen_search(context)))
 
 
 def _split_classes(

@@ -1,5 +1,6 @@
 """Images and labels: stores, sets, the seeded split, and data sources by one line of text."""
 
+from cnnsplitter.data.copies import near_twins
 from cnnsplitter.data.dataset import DatasetImages
 from cnnsplitter.data.folders import broken_files, load_folder
 from cnnsplitter.data.images import ImageSet
@@ -31,5 +32,6 @@ __all__ = [
     "make_splits",
     "mix",
     "mix_splits",
+    "near_twins",
     "parse_source",
 ]

@@ -3,7 +3,7 @@
 import torch
 
 from cnnsplitter.data.images import ImageSet
-from cnnsplitter.data.splits import Splits
+from cnnsplitter.data.splits import Splits, without_copies
 from cnnsplitter.data.stores import ConcatImages
 from cnnsplitter.errors import DataError
 
@@ -31,8 +31,12 @@ def mix(first: ImageSet, second: ImageSet) -> ImageSet:
 def mix_splits(first: Splits, second: Splits) -> Splits:
     """Return the mixture of each of the four sets: every image stays in the split it is in.
 
+    One that is in a split of both is left out of the one that matters less: test, calibration,
+    search, train.
+
     Raises:
         DataError: As ``mix``.
     """
-    pairs = zip(first.sets, second.sets, strict=True)
-    return Splits(*(mix(one, other) for one, other in pairs))
+    one, other = without_copies((first, second))
+    pairs = zip(one.sets, other.sets, strict=True)
+    return Splits(*(mix(mine, theirs) for mine, theirs in pairs))

@@ -1,8 +1,8 @@
 """Image sets in ``.npz`` files, streamed from disk where the file is not compressed."""
 
+import math
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,12 @@ from cnnsplitter.data.arrays import to_labels
 from cnnsplitter.data.images import ImageSet
 from cnnsplitter.data.stores import ArrayImages
 from cnnsplitter.errors import DataError
+from cnnsplitter.reading import require_regular
 
+_END = struct.Struct("<4s8xL4x2x")  # of a zip file: its mark, and the size of its list of members
+_MOST_LISTED = 2**20
+_MOST_UNPACKED = 2**28
+_MOST_RATIO = 50
 _LOCAL_HEADER = struct.Struct("<26xHH")  # its last two fields: lengths of name and extra field
 
 
@@ -40,14 +45,29 @@ def load_npz(path: Path) -> tuple[ImageSet, ImageSet | None]:
 @contextmanager
 def _open(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
+        require_regular(path)
+        _require_few_members(path)
+        archive = zipfile.ZipFile(path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{path}: not an npz file, or cut short; copy or save it anew") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except Exception as error:  # zipfile raises many types on damaged files
+        raise DataError(f"{path}: not an npz file, or cut short; copy or save it anew") from error
+    with archive:
+        yield archive
+
+
+def _require_few_members(path: Path) -> None:
+    """Refuse a list of members that takes long to read; an npz file has a handful."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 2**16 - _END.size, 0))
+        tail = file.read()
+    at = tail.rfind(b"PK\5\6")
+    if at >= 0 and len(tail) >= at + _END.size:
+        _, size = _END.unpack_from(tail, at)
+        if size > _MOST_LISTED:
+            raise zipfile.BadZipFile("too many members")
 
 
 def _image_set(path: Path, archive: zipfile.ZipFile, part: str, names: tuple[str, ...]) -> ImageSet:
@@ -87,27 +107,46 @@ def _read(path: Path, archive: zipfile.ZipFile, key: str, *, mapped: bool = Fals
     try:
         if mapped and info.compress_type == zipfile.ZIP_STORED:
             return _map(path, archive, info)
+        _require_no_bomb(where, info)
+        _header(archive, info)
         with archive.open(info) as member:
             return npy.read_array(member, allow_pickle=False)
+    except DataError:
+        raise
     except ValueError as error:
-        if "pickle" in str(error) or "Object arrays" in str(error):
+        if "Object arrays" in str(error):
             raise DataError(f"{where} holds Python objects; save numbers or text") from error
         raise DataError(f"{where} is not a whole array; save it anew") from error
-    # NotImplementedError and RuntimeError: compressed or encrypted in a way zipfile cannot read.
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+    except MemoryError as error:
+        raise DataError(f"{where} does not fit into memory; save it with numpy.savez") from error
+    except Exception as error:  # zipfile and its decompressors raise many types on damaged files
         raise DataError(f"{where} is damaged; copy or save the file anew") from error
 
 
-def _map(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+def _require_no_bomb(where: str, info: zipfile.ZipInfo) -> None:
+    if info.file_size > max(_MOST_UNPACKED, _MOST_RATIO * info.compress_size):
+        raise DataError(
+            f"{where} unpacks to {info.file_size:,} bytes, more than {_MOST_RATIO} times its size; "
+            "save it with numpy.savez if it is meant to"
+        )
+
+
+def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[Any, bool, Any, int]:
+    """Return shape, order, type and size of the header, which must fit the size of the member."""
     with archive.open(info) as member:
         major, _ = npy.read_magic(member)
         read_header = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
         shape, column_major, dtype = read_header(member)
-        header_size = member.tell()
+        size = member.tell()
     if dtype.hasobject:
-        raise ValueError("Object arrays cannot be mapped")
-    if header_size + dtype.itemsize * int(np.prod(shape, dtype=np.int64)) != info.file_size:
+        raise ValueError("Object arrays cannot be read")
+    if min(shape, default=0) < 0 or size + dtype.itemsize * math.prod(shape) != info.file_size:
         raise ValueError("the header disagrees with the size")
+    return shape, column_major, dtype, size
+
+
+def _map(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+    shape, column_major, dtype, header_size = _header(archive, info)
     if 0 in shape:
         return np.empty(shape, dtype)
     with path.open("rb") as file:

@@ -1,16 +1,18 @@
 """One seeded split into train, search, calibration and test, which no class filter can change."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from cnnsplitter.data.copies import repeated_images
 from cnnsplitter.data.folders import broken_files
 from cnnsplitter.data.images import ImageSet, class_ranks
-from cnnsplitter.data.stores import ConcatImages, Images
+from cnnsplitter.data.stores import ArrayImages, ConcatImages, Images, TensorImages
 from cnnsplitter.errors import DataError, SettingsError
 
 
@@ -91,6 +93,11 @@ class Splits:
         """The image files that were left out because they are broken."""
         return broken_files(part.images for part in self.sets)
 
+    @property
+    def on_demand(self) -> bool:
+        """Whether images are decoded or computed whenever they are read, which takes a while."""
+        return not all(_is_at_hand(part.images) for part in self.sets)
+
     def only(self, names: Iterable[str]) -> "Splits":
         """Return ``ImageSet.only`` of each set."""
         names = tuple(names)
@@ -122,7 +129,9 @@ def make_splits(
     """Split whole data sets once, stratified by class (method.md section 4, item 1).
 
     Where an image goes depends on its store, its class and the seed only: leaving classes out,
-    renumbering them or mixing stores, before or after, moves no image.
+    renumbering them or mixing stores, before or after, moves no image. Where one that is in the
+    stores more than once goes depends on its pixels and the seed, so that all copies go to one set;
+    copies of test images are left out of the other sets.
 
     Args:
         train: All images of the classes wanted; arbitrary subsets of a class split differently.
@@ -146,8 +155,59 @@ def make_splits(
     part = torch.zeros(len(train), dtype=torch.int64)
     for end in ends:
         part += rank >= (end * sizes.double() + 0.5).floor()
+    stores = [train.images, *([] if test is None else [test.images])]
+    copies = _copies_in(stores)
+    for position, row in enumerate(train.rows.tolist()):
+        digest = copies[id(train.images)].get(row)
+        if digest is not None:
+            part[position] = sum(_chance(digest, seed) >= end for end in ends)
     sets = [train.take(part == index) for index in range(4)]
-    return Splits(sets[1], sets[2], sets[3], sets[0] if test is None else test)
+    splits = Splits(sets[1], sets[2], sets[3], sets[0] if test is None else test)
+    return _disjoint([splits], copies)[0]
+
+
+def without_copies(several: Sequence[Splits]) -> list[Splits]:
+    """Return splits such that no image of one set is in a set of another kind of any of them.
+
+    An image stays in the set that matters most: test, calibration, search, train.
+    """
+    stores = [part.images for splits in several for part in splits.sets]
+    return _disjoint(several, _copies_in(stores))
+
+
+def _disjoint(several: Sequence[Splits], copies: Mapping[int, Mapping[int, bytes]]) -> list[Splits]:
+    kept: list[list[ImageSet]] = [[] for _ in several]
+    seen: set[bytes] = set()
+    for index in (3, 2, 1, 0):
+        found: set[bytes] = set()
+        for splits, sets in zip(several, kept, strict=True):
+            part = splits.sets[index]
+            known = copies[id(part.images)]
+            digests = [known.get(row) for row in part.rows.tolist()] if known else []
+            if seen.intersection(digests):
+                part = part.take(torch.tensor([digest not in seen for digest in digests]))
+            found.update(digest for digest in digests if digest is not None)
+            sets.insert(0, part)
+        seen |= found
+    return [Splits(*sets) for sets in kept]
+
+
+def _copies_in(stores: Sequence[Images]) -> dict[int, dict[int, bytes]]:
+    """Return the digests of images that are there more than once, by store and row."""
+    different = {id(store): store for store in stores}
+    return dict(zip(different, repeated_images(list(different.values())), strict=True))
+
+
+def _chance(digest: bytes, seed: int) -> float:
+    """Return a random number from 0 to 1 that depends on the image and the seed alone."""
+    mixed = blake2b(digest, digest_size=8, salt=seed.to_bytes(16, "little", signed=True)).digest()
+    return int.from_bytes(mixed, "little") / 2**64
+
+
+def _is_at_hand(images: Images) -> bool:
+    if isinstance(images, ConcatImages):
+        return all(map(_is_at_hand, images.parts))
+    return isinstance(images, ArrayImages | TensorImages)
 
 
 def _priority(images: Images, seed: int) -> Tensor:

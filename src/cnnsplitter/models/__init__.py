@@ -14,6 +14,7 @@ from cnnsplitter.models.registry import (
     build_model,
     initialise,
     require_reference,
+    shadow_from,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "parse_arguments",
     "require_reference",
     "require_scalars",
+    "shadow_from",
 ]

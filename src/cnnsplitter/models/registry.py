@@ -158,18 +158,35 @@ def build_from(architecture: Architecture, *, seed: int = 0) -> nn.Module:
     Raises:
         SettingsError: Unknown names (with the nearest match), wrong types or sizes out of bounds.
     """
-    if is_library_model(architecture.name):
-        return _build_from_library(architecture, seed)
-    require_known("model", architecture.name, MODELS)
-    builder = MODELS[architecture.name]
-    _check_arguments(architecture, inspect.signature(builder).parameters)
-    # On the meta device nothing is allocated or drawn before the size is known to be sane.
-    with torch.device("meta"):
-        net = builder(**architecture.arguments)
-    _require_size(architecture.name, net)
-    net = net.to_empty(device="cpu")
+    shadow = shadow_from(architecture)
+    if shadow is None or is_library_model(architecture.name):
+        known, given = _library_arguments(architecture)
+        return build_library_model(architecture.name, **known, seed=seed, arguments=given)
+    net = shadow.to_empty(device="cpu")
     initialise(net, torch.Generator().manual_seed(seed))
     return net
+
+
+def shadow_from(architecture: Architecture) -> nn.Module | None:
+    """Return the network of ``build_from`` on the meta device, where it takes no memory.
+
+    None is for a network that its library cannot build without data.
+
+    Raises:
+        SettingsError: As for ``build_from``.
+    """
+    name = architecture.name
+    if is_library_model(name):
+        known, given = _library_arguments(architecture)
+        shadow = _without_data(name, known, given)
+    else:
+        require_known("model", name, MODELS)
+        _check_arguments(architecture, inspect.signature(MODELS[name]).parameters)
+        with torch.device("meta"):
+            shadow = MODELS[name](**architecture.arguments)
+    if shadow is not None:
+        _require_size(name, shadow)
+    return shadow
 
 
 def initialise(net: nn.Module, generator: torch.Generator) -> None:
@@ -186,15 +203,13 @@ def initialise(net: nn.Module, generator: torch.Generator) -> None:
             module.reset_parameters()
 
 
-def _build_from_library(architecture: Architecture, seed: int) -> nn.Module:
+def _library_arguments(architecture: Architecture) -> tuple[dict[str, Any], dict[str, Scalar]]:
+    """Return what all networks of libraries take, and what this one takes beside it."""
     given, name = dict(architecture.arguments), architecture.name
     known: dict[str, Any] = {key: given.pop(key) for key in ("classes", "channels") if key in given}
     _check_arguments(Architecture(name, known), ("classes", "channels"))
     check_library_arguments(name, given)
-    shadow = _without_data(name, known, given)
-    if shadow is not None:
-        _require_size(name, shadow)
-    return build_library_model(name, **known, seed=seed, arguments=given)
+    return known, given
 
 
 def _without_data(

@@ -13,6 +13,7 @@ from cnnsplitter.errors import SettingsError, require_known
 from cnnsplitter.models import Scalar, require_reference, require_scalars
 from cnnsplitter.patches.fitting import Fitting
 from cnnsplitter.preprocessing import Preprocessing
+from cnnsplitter.reading import read_toml
 from cnnsplitter.search import GeneticSearch
 from cnnsplitter.sensitivity import RATIOS
 from cnnsplitter.settings import parse_settings
@@ -245,17 +246,10 @@ def load_recipe(name_or_path: str) -> Recipe:
     if _is_toml(path.name):
         if not path.is_file():
             raise SettingsError(f"{path}: no such recipe file")
-        return parse_settings(Recipe, _parse_toml(path.read_bytes(), path), str(path))
+        return parse_settings(Recipe, read_toml(path), str(path))
     require_known("recipe", name_or_path, recipe_names())
-    text = (files(__name__) / f"{name_or_path}.toml").read_bytes()
-    return parse_settings(Recipe, _parse_toml(text, path), name_or_path)
-
-
-def _parse_toml(text: bytes, path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: is not valid TOML: {error}") from error
+    text = (files(__name__) / f"{name_or_path}.toml").read_text(encoding="utf-8")
+    return parse_settings(Recipe, tomllib.loads(text), name_or_path)
 
 
 def _is_toml(name: str) -> bool:

@@ -1,6 +1,7 @@
 """The state of a genetic search between two generations, on disk and in memory."""
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from cnnsplitter.search.novelty import DIGEST_SIZE
 
 KIND = "genetic search checkpoint"
 State = TypeVar("State")
+Kinds = Mapping[str, tuple[torch.dtype, tuple[int | None, ...]]]
+"""Type and shape of each tensor of a checkpoint; None for any size."""
+BYTES: tuple[torch.dtype, tuple[int | None, ...]] = (torch.uint8, (None,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,29 +78,35 @@ def save_state(path: Path, state: SearchState, identity: Mapping[str, Any]) -> N
     write_tensors(path, tensors, {"kind": KIND, "search": dict(identity), "history": history})
 
 
-def load_state(path: Path, identity: Mapping[str, Any], generations: int) -> SearchState:
+def load_state(
+    path: Path, identity: Mapping[str, Any], generations: int, kinds: Kinds
+) -> SearchState:
     """Read a state back.
 
     Args:
         path: The checkpoint.
         identity: What `describe` says of this search.
         generations: Generations that this search may run.
+        kinds: Of the tensors of this search's states.
 
     Raises:
         StorageError: The file is broken, another search's, or further than this search goes.
     """
-    state = read_checkpoint(path, KIND, identity, _parse)
+    state = read_checkpoint(path, KIND, identity, {**kinds, "seen": BYTES}, _parse)
     require_within(path, len(state.history), generations, "generations")
     return state
 
 
 def _parse(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> SearchState:
+    population = tensors["genes"].shape[1]
+    if not ((tensors["champion"] >= 0) & (tensors["champion"] < population)).all():
+        raise ValueError("a champion that does not live")
     seen = tensors["seen"].numpy().tobytes()
     digests = (seen[at : at + DIGEST_SIZE] for at in range(0, len(seen), DIGEST_SIZE))
     return SearchState(
         **{name: tensors[name] for name in _TENSORS},
         seen=frozenset(digests),
-        history=tuple(Generation(**entry) for entry in manifest["history"]),
+        history=parse_history(manifest["history"]),
     )
 
 
@@ -104,6 +114,7 @@ def read_checkpoint(
     path: Path,
     kind: str,
     identity: Mapping[str, Any],
+    kinds: Kinds,
     parse: Callable[[Mapping[str, Tensor], Mapping[str, Any]], State],
 ) -> State:
     """Read the state of a search back.
@@ -112,6 +123,7 @@ def read_checkpoint(
         path: The checkpoint.
         kind: What it must say it is.
         identity: What ``describe`` says of this search.
+        kinds: Type and shape that the tensors must have.
         parse: Makes a state of the file's tensors and manifest.
 
     Raises:
@@ -122,11 +134,37 @@ def read_checkpoint(
         raise StorageError(f"{path} is not a {kind}; name another file")
     try:
         require_same(path, manifest["search"], identity)
+        for name, (dtype, shape) in kinds.items():
+            _require_kind(name, tensors[name], dtype, shape)
+        torch.Generator().set_state(tensors["random"])
         return parse(tensors, manifest)
-    except (KeyError, TypeError) as error:
-        raise StorageError(
-            f"{path} is broken ({error} is missing); delete it and start again"
-        ) from error
+    except KeyError as error:
+        raise StorageError(f"{path} is broken ({error} is missing); delete it") from error
+    except (TypeError, AttributeError, ValueError, RuntimeError, LookupError) as error:
+        raise StorageError(f"{path} is broken ({error}); delete it and start again") from error
+
+
+def parse_history(entries: Any) -> tuple[Generation, ...]:
+    """Return the history that a manifest holds; ``ValueError`` or ``TypeError`` if it is none."""
+    history = tuple(Generation(**entry) for entry in entries)
+    numbers = [value for entry in history for value in vars(entry).values()]
+    if not history or [entry.index for entry in history] != list(range(len(history))):
+        raise ValueError("its history is not whole")
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):
+        raise ValueError("its history holds what is no number")
+    return history
+
+
+def _require_kind(
+    name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int | None, ...]
+) -> None:
+    fits = tensor.ndim == len(shape) and all(
+        wanted in (None, size) for size, wanted in zip(tensor.shape, shape, strict=True)
+    )
+    if tensor.dtype != dtype or not fits:
+        raise ValueError(f"tensor {name!r} is {tensor.dtype} {tuple(tensor.shape)}")
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        raise ValueError(f"tensor {name!r} holds NaN or infinite values")
 
 
 def require_within(path: Path, done: int, most: int, steps: str) -> None:

@@ -11,7 +11,14 @@ from cnnsplitter.errors import DataError, ModelError
 from cnnsplitter.objective import jaccard, kept_share
 from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.search.base import Generation, SearchProblem, SearchResult
-from cnnsplitter.search.checkpoint import SearchState, describe, load_state, save_state
+from cnnsplitter.search.checkpoint import (
+    BYTES,
+    Kinds,
+    SearchState,
+    describe,
+    load_state,
+    save_state,
+)
 from cnnsplitter.search.genes import GeneMap, start_population
 from cnnsplitter.search.novelty import Brood, make_new
 from cnnsplitter.search.operators import choose_elites, choose_parents, cross, mutate
@@ -57,7 +64,7 @@ class GeneticSearch(GeneticSettings):
         identity = describe(problem, evolution.ratios, {"seed": seed, **settings})
         state = None
         if checkpoint is not None and checkpoint.exists():
-            state = load_state(checkpoint, identity, self.generations)
+            state = load_state(checkpoint, identity, self.generations, evolution.kinds())
         while state is None or not self._is_finished(state):
             state = evolution.next_state(state, seed)
             if checkpoint is not None:
@@ -108,6 +115,19 @@ class _Evolution:
                     f"{name!r}; raise early_images or let the classes take turns"
                 )
         return len(first)
+
+    def kinds(self) -> Kinds:
+        """Return type and shape of the tensors of a state."""
+        classes, units = self.problem.importance.shape
+        population, elites = self.settings.population, self.settings.elites
+        return {
+            "genes": (torch.bool, (classes, population, self.genes.gene_count)),
+            "elite_scores": (torch.float32, (classes, elites, None)),
+            "fitness": (torch.float64, (classes, population)),
+            "champion": (torch.int64, (classes,)),
+            "best": (torch.bool, (classes, units)),
+            "random": BYTES,
+        }
 
     def next_state(self, state: SearchState | None, seed: int) -> SearchState:
         """Return the state after one more generation, the first if there is none yet."""

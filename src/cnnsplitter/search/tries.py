@@ -15,7 +15,7 @@ from cnnsplitter.files import write_tensors
 from cnnsplitter.objective import composed_accuracy, kept_share, mean_difference
 from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.search.base import Generation, SearchProblem, SearchResult
-from cnnsplitter.search.checkpoint import describe, read_checkpoint, require_within
+from cnnsplitter.search.checkpoint import Kinds, describe, read_checkpoint, require_within
 
 KIND = "checkpoint of tries"
 
@@ -126,7 +126,7 @@ class BestOfTries(BaseModel, ABC):
         identity = describe(problem, {}, {"search": name, "seed": seed, **settings})
         done = _nothing_tried(problem)
         if checkpoint is not None and checkpoint.exists():
-            done = _load(checkpoint, identity, self.tries)
+            done = _load(checkpoint, identity, problem, self.tries)
         history = [done.entry(number, problem) for number in range(len(done.keep))]
         for number in range(len(done.keep), self.tries):
             generator = torch.Generator().manual_seed(_seed_of(seed, number))
@@ -154,6 +154,11 @@ def _nothing_tried(problem: SearchProblem) -> Tries:
     )
 
 
+def _kinds(problem: SearchProblem) -> Kinds:
+    nothing = vars(_nothing_tried(problem))
+    return {name: (tensor.dtype, (None, *tensor.shape[1:])) for name, tensor in nothing.items()}
+
+
 def _seed_of(seed: int, number: int) -> int:
     """Return the seed of one try, so that a later try does not depend on how many came before."""
     import numpy as np
@@ -165,10 +170,10 @@ def _save(path: Path, done: Tries, identity: dict[str, Any]) -> None:
     write_tensors(path, vars(done), {"kind": KIND, "search": identity})
 
 
-def _load(path: Path, identity: dict[str, Any], tries: int) -> Tries:
+def _load(path: Path, identity: dict[str, Any], problem: SearchProblem, tries: int) -> Tries:
     def parse(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> Tries:
         return Tries(**tensors)
 
-    done = read_checkpoint(path, KIND, identity, parse)
+    done = read_checkpoint(path, KIND, identity, _kinds(problem), parse)
     require_within(path, len(done.keep), tries, "tries")
     return done

@@ -12,7 +12,7 @@ from cnnsplitter.channels.cutting import Sizes, adopt_sizes
 from cnnsplitter.class_modules import ClassModule, ComposedModel
 from cnnsplitter.classifier import Architecture, Classifier
 from cnnsplitter.errors import CnnSplitterError, StorageError
-from cnnsplitter.models import as_options, build_from, is_factory
+from cnnsplitter.models import as_options, build_from, is_factory, shadow_from
 from cnnsplitter.patches.gating import Gate
 from cnnsplitter.patches.patching import Patch, PatchedModel
 from cnnsplitter.preprocessing import Preprocessing
@@ -29,6 +29,7 @@ from cnnsplitter.storage.manifest import (
     SubtaskFile,
 )
 from cnnsplitter.storage.packing import Model, Tensors, module_prefix, selection_name
+from cnnsplitter.storage.trial import is_light
 from cnnsplitter.subtasks.networks import Subtask
 
 Builder = Callable[[str], nn.Module]
@@ -44,6 +45,7 @@ def unpack(file: AnyFile, tensors: Tensors, build: Builder | None) -> Model:
         CnnSplitterError: They do not fit each other, or a network needs ``build``.
     """
     parts = _Parts(tensors, build)
+    _require_no_others(file, tensors)
     match file:
         case ClassifierFile():
             return parts.classifier("net", "net", file.net)
@@ -74,6 +76,22 @@ def unpack(file: AnyFile, tensors: Tensors, build: Builder | None) -> Model:
             return PatchedModel(weak, patches, file.rule, file.classes)
 
 
+def _require_no_others(file: AnyFile, tensors: Tensors) -> None:
+    """Refuse tensors that belong to no part of the file."""
+    match file:
+        case ClassifierFile() | SubtaskFile():
+            prefixes, count = ["net"], 1
+        case ClassModuleFile():
+            prefixes, count = [module_prefix(0)], 1
+        case ComposedFile() | PatchedFile():
+            count = len(file.modules if isinstance(file, ComposedFile) else file.patches)
+            prefixes = ["weak", *(module_prefix(number) for number in range(count))]
+    known = {*prefixes, *(selection_name(number) for number in range(count))}
+    odd = sorted(name for name in tensors if name.partition(".")[0] not in known)
+    if odd:
+        raise StorageError(f"tensors that belong to no part: {', '.join(odd[:3])}")
+
+
 @dataclass(frozen=True, eq=False)
 class _Parts:
     tensors: Tensors
@@ -91,11 +109,10 @@ class _Parts:
         architecture = (
             None if known is None else Architecture(known.name, known.arguments, known.baked)
         )
-        net = self._full_net(name, architecture)
         start = f"{prefix}."
         own = {k.removeprefix(start): t for k, t in self.tensors.items() if k.startswith(start)}
         try:
-            _adopt_tensors(net, own)
+            net = self._net(name, architecture, own)
         except StorageError as error:
             if architecture is None or not is_factory(architecture.name):
                 raise
@@ -105,7 +122,7 @@ class _Parts:
         adopt_sizes(net, sized)
         preprocessing = Preprocessing(part.mean, part.std)
         classifier = Classifier(net, part.classes, part.input_shape, preprocessing, architecture)
-        classifier.check()
+        classifier.check(trial=is_light(classifier))
         return classifier.eval()
 
     def class_module(self, number: int, part: ClassModulePart) -> ClassModule:
@@ -128,6 +145,19 @@ class _Parts:
             )
         return Selection(keep.clone(), part.fingerprint)
 
+    def _net(self, name: str, architecture: Architecture | None, tensors: Tensors) -> nn.Module:
+        """Return the network with its tensors; memory is taken only after they are known to fit."""
+        is_ours = architecture is not None and not is_factory(architecture.name)
+        if is_ours and architecture is not None and not architecture.baked:
+            shadow = shadow_from(architecture)
+            if shadow is not None:
+                _adopt_tensors(shadow, tensors)
+                if _is_whole(shadow):
+                    return shadow
+        net = self._full_net(name, architecture)
+        _adopt_tensors(net, tensors)
+        return net
+
     def _full_net(self, name: str, architecture: Architecture | None) -> nn.Module:
         """Build the uncut network; only a builder that the caller gives is ever called for it."""
         if architecture is not None and not is_factory(architecture.name):
@@ -141,6 +171,13 @@ class _Parts:
         from cnnsplitter.baking import bake
 
         return bake(net)
+
+
+def _is_whole(net: nn.Module) -> bool:
+    """Return whether nothing is left on the meta device, such as a buffer that is not saved."""
+    plain = (value for module in net.modules() for value in vars(module).values())
+    held = (*net.parameters(), *net.buffers(), *(v for v in plain if isinstance(v, Tensor)))
+    return not any(tensor.is_meta for tensor in held)
 
 
 def _missing_builder(name: str, architecture: Architecture | None) -> str:

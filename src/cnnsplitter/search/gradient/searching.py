@@ -63,7 +63,7 @@ class GradientSearch(GradientSettings):
         identity = describe(problem, {}, {"seed": seed, **images, **settings})
         state = None
         if checkpoint is not None and checkpoint.exists():
-            state = load_state(checkpoint, identity, self.rounds)
+            state = load_state(checkpoint, identity, self.rounds, problem)
         while state is None or not self._is_finished(state):
             state = descent.next_state(state or descent.start(seed))
             if checkpoint is not None:

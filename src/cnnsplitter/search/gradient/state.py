@@ -11,7 +11,13 @@ from torch import Tensor
 from cnnsplitter.errors import ModelError
 from cnnsplitter.files import write_tensors
 from cnnsplitter.search.base import Generation, SearchProblem
-from cnnsplitter.search.checkpoint import read_checkpoint, require_within
+from cnnsplitter.search.checkpoint import (
+    BYTES,
+    Kinds,
+    parse_history,
+    read_checkpoint,
+    require_within,
+)
 
 KIND = "gradient search checkpoint"
 
@@ -134,30 +140,49 @@ def save_state(path: Path, state: GradientState, identity: Mapping[str, Any]) ->
     write_tensors(path, tensors, {"kind": KIND, "search": dict(identity), "history": history})
 
 
-def load_state(path: Path, identity: Mapping[str, Any], rounds: int) -> GradientState:
+def load_state(
+    path: Path, identity: Mapping[str, Any], rounds: int, problem: SearchProblem
+) -> GradientState:
     """Read a state back.
 
     Args:
         path: The checkpoint.
         identity: What `checkpoint.describe` says of this search.
         rounds: Rounds that this search may run.
+        problem: What it searches.
 
     Raises:
         StorageError: The file is broken, another search's, or further than this search goes.
     """
-    state = read_checkpoint(path, KIND, identity, _parse)
+    state = read_checkpoint(path, KIND, identity, _kinds(problem), _parse)
     require_within(path, len(state.history), rounds, "rounds")
     return state
+
+
+def _kinds(problem: SearchProblem) -> Kinds:
+    classes, units = problem.importance.shape
+    learned = (torch.float32, (classes, units + 2))
+    return {
+        **{f"adam.{name}": learned for name in ("values", "mean", "square")},
+        "adam.steps": (torch.int64, ()),
+        "random": BYTES,
+        "best": (torch.bool, (classes, units)),
+        "seen.owner": (torch.int64, (None,)),
+        "seen.keep": (torch.bool, (None, units)),
+        "seen.scores": (torch.float32, (None, len(problem.labels))),
+    }
 
 
 def _parse(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> GradientState:
     def part(prefix: str, names: tuple[str, ...]) -> dict[str, Tensor]:
         return {name: tensors[f"{prefix}.{name}"] for name in names}
 
+    if len({len(tensors[f"seen.{name}"]) for name in ("owner", "keep", "scores")}) > 1:
+        raise ValueError("class modules that were run are not whole")
     return GradientState(
         adam=Adam(**part("adam", ("values", "mean", "square", "steps"))),
         random=tensors["random"],
         best=tensors["best"],
         seen=Seen(**part("seen", ("owner", "keep", "scores"))),
-        history=tuple(Generation(**entry) for entry in manifest["history"]),
+        history=parse_history(manifest["history"]),
     )

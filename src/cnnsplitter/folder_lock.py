@@ -1,0 +1,82 @@
+"""One process at a time in the folder of a run."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from cnnsplitter.errors import StorageError
+
+try:
+    import fcntl
+except ImportError:  # Windows; there nothing is locked
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".lock"
+"""Holds the process id of the run; it is gone when the run ends."""
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder, which is made if need be, for the block.
+
+    The system frees the lock of a process that is killed, so a stale file keeps nobody out.
+
+    Raises:
+        StorageError: Another process holds it; names its process id.
+    """
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _taken(folder)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written ({error.strerror})") from error
+    try:
+        yield
+    finally:
+        # While it is locked, so that nobody can have taken it over.
+        (folder / LOCK).unlink(missing_ok=True)
+        file.close()
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _taken(folder: Path) -> IO[str]:
+    path = folder / LOCK
+    while True:
+        file = path.open("a+")
+        if not _lock(file):
+            file.seek(0)
+            holder = file.read().strip() or "another"
+            file.close()
+            raise StorageError(
+                f"{folder}: process {holder} runs in it; wait for its end or choose another --out"
+            )
+        if _is_still(path, file):
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            return file
+        file.close()
+
+
+def _lock(file: IO[str]) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_still(path: Path, file: IO[str]) -> bool:
+    """Return whether the file was not removed by the run that held it before."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False

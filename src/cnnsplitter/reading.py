@@ -1,0 +1,94 @@
+"""Reading files that nobody vouches for: regular ones, and no more of them than fits."""
+
+import errno
+import json
+import re
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from cnnsplitter.errors import SettingsError
+
+MOST_TEXT = 2**25
+"""Bytes of a text that are read at most."""
+MOST_VALUES = 1_500_000
+"""Values of a JSON text that are parsed at most; each takes up to some hundred bytes."""
+_MOST_SETTINGS = 2**18
+_MOST_DOTS = 200
+_MOST_HEADER = 2**26
+_LONG_LIST = re.compile(rb'[^\\]"\s*:\s*\[[^]"]{1000,}')
+MOST_TENSORS = 64_000
+"""Of a file."""
+
+
+def require_regular(path: Path) -> None:
+    """Raise ``OSError`` unless ``path`` is a regular file, or a link to one.
+
+    A device or a pipe has no end, or none that comes soon.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+
+
+def read_text(path: Path, *, most: int = MOST_TEXT) -> str:
+    """Return a file of UTF-8 text of at most ``most`` bytes.
+
+    Raises:
+        OSError: The file is missing, no regular one, or larger.
+        ValueError: It holds no text.
+    """
+    require_regular(path)
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"has more than {most} bytes", str(path))
+    return content.decode()
+
+
+def parse_json(text: str) -> Any:
+    """Return the values of a JSON text.
+
+    Raises:
+        ValueError: It is no JSON, is nested too deep, or holds more than ``MOST_VALUES`` values.
+    """
+    if sum(map(text.count, ",[{")) > MOST_VALUES:
+        raise ValueError(f"more than {MOST_VALUES} values")
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the settings of a TOML file.
+
+    Raises:
+        SettingsError: The file is missing, no TOML, or too large for settings.
+    """
+    try:
+        text = read_text(path, most=_MOST_SETTINGS)
+        # The parser takes the square of the parts of a key, which is in one line.
+        if any(line.count(".") > _MOST_DOTS for line in text.split("\n")):
+            raise ValueError(f"a line of more than {_MOST_DOTS} dots")
+        return tomllib.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise SettingsError(f"{path}: is not valid TOML: {error}") from error
+
+
+def require_modest_header(path: Path) -> None:
+    """Raise ``OSError`` unless the header of a safetensors file is one that can be read at once.
+
+    Whether it is right is for the library to say.
+    """
+    require_regular(path)
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > _MOST_HEADER:
+            raise OSError(errno.EFBIG, f"header of {size} bytes", str(path))
+        header = file.read(size)
+    # Each tensor is one JSON object.
+    if header.count(b"{") > MOST_TENSORS:
+        raise OSError(errno.EFBIG, f"more than {MOST_TENSORS} tensors", str(path))
+    if _LONG_LIST.search(header):
+        raise OSError(errno.EFBIG, "a tensor of hundreds of axes", str(path))

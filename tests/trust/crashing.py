@@ -1,0 +1,60 @@
+"""Work that is killed; in a module of its own, so that other processes can import it."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import toys
+from cnnsplitter.folder_lock import held
+from cnnsplitter.pipeline import Run, save_modules
+from cnnsplitter.search import GradientSearch
+from cnnsplitter.splitting import split
+from test_pipeline import finish, small
+
+
+def whole(folder: Path, place: dict[str, str]) -> None:
+    """Train, split, patch and report as ``cnnsplitter run`` does."""
+    with held(folder):
+        finish(Run(small(), folder, place))
+
+
+def gradient(folder: Path, place: dict[str, str]) -> None:
+    """Split with the gradient search."""
+    search = GradientSearch(keep=0.5, rounds=3, steps=3, anneal=2)
+    data, strong = toys.splits(24), toys.classifier()
+    found = split(strong, data, search=search, seed=0, checkpoint=folder / "search.checkpoint")
+    save_modules(found, folder / "modules", {"seed": 0})
+
+
+def claim(folder: Path, place: dict[str, str]) -> None:
+    """Begin a run."""
+    Run(small(), folder, place).prepare()
+
+
+WORK = {"run": whole, "gradient": gradient, "claim": claim}
+
+
+def work(name: str, folder: Path, place: dict[str, str], number: int, before: bool) -> None:
+    """Do the work; die right before or after file ``number`` takes its place, or never if -1."""
+    replace, left = os.replace, [number]
+
+    def last(source: Any, target: Any) -> None:
+        left[0] -= 1
+        if left[0] == -1 and before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+        if left[0] == -1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if number >= 0:
+        setattr(os, "replace", last)  # noqa: B010
+    WORK[name](folder, place)
+
+
+def hold(folder: Path, ready: Path) -> None:
+    """Hold the lock of a folder for long."""
+    with held(folder):
+        ready.touch()
+        time.sleep(300)

@@ -1,0 +1,211 @@
+"""Killed at any moment and run again: the same files to the last byte, and never half a one."""
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cnnsplitter.errors import StorageError
+from cnnsplitter.files import read_tensors, write_tensors
+from cnnsplitter.folder_lock import LOCK, held
+from cnnsplitter.results import read_json, write_json
+from shop import call
+from test_pipeline import DIGITS, contents, images_of, untimed
+from trust.crashing import WORK, claim, gradient, hold, work
+
+SERVER = multiprocessing.get_context("forkserver")
+"""So that what is killed need not import everything first, and computes gradients nevertheless."""
+SERVER.set_forkserver_preload(["trust.crashing"])
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="times differ between devices")
+NAMES = ("run", "gradient")
+"""A whole run with the genetic search, and a split with the gradient search."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    path = tmp_path_factory.mktemp("data") / "svhn.npz"
+    (x, y), (more, theirs) = images_of(10, 20, 0), images_of(10, 4, 1)
+    np.savez(path, x_train=x, y_train=y, x_test=more, y_test=theirs, classes=np.array(DIGITS))
+    return {"svhn": str(path)}
+
+
+def killed(
+    name: str,
+    folder: Path,
+    place: dict[str, str],
+    *,
+    seconds: float = 600,
+    number: int = -1,
+    before: bool = False,
+) -> bool:
+    """Do the work in another process and kill it; return whether it was still in it."""
+    process = SERVER.Process(target=work, args=(name, folder, place, number, before))
+    process.start()
+    process.join(seconds)
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+def assert_whole(folder: Path) -> None:
+    """What can be seen is whole, whenever the writer was killed."""
+    for path in folder.rglob("*"):
+        if path.suffix in (".safetensors", ".checkpoint") and path.name[0] != ".":
+            read_tensors(path)
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+
+
+def final(folder: Path) -> tuple[Any, ...]:
+    report = untimed(folder) if (folder / "report.json").exists() else None
+    return contents(folder), report
+
+
+def check_kills(name: str, folder: Path, place: dict[str, str], kills: int, seed: int) -> int:
+    """Kill one run over and over again; return how often it was in its work."""
+    begun = time.monotonic()
+    WORK[name](folder / "whole", place)
+    seconds, chance, hits = time.monotonic() - begun, random.Random(seed), 0
+    for _ in range(kills):
+        moment = seconds * chance.random()
+        hits += killed(name, folder / "killed", place, seconds=moment)
+        assert_whole(folder / "killed")
+    WORK[name](folder / "killed", place)
+    assert final(folder / "killed") == final(folder / "whole")
+    return hits
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_killed_twice_at_random_moments(name: str, place: dict[str, str], tmp_path: Path) -> None:
+    check_kills(name, tmp_path, place, 2, 0)
+
+
+@pytest.mark.parametrize(("number", "before"), [(0, True), (1, False), (3, True)])
+def test_killed_while_a_file_takes_its_place(
+    number: int, before: bool, place: dict[str, str], tmp_path: Path
+) -> None:
+    assert killed("gradient", tmp_path / "killed", place, number=number, before=before)
+    assert_whole(tmp_path / "killed")
+    gradient(tmp_path / "killed", place)
+    gradient(tmp_path / "whole", place)
+    assert final(tmp_path / "killed") == final(tmp_path / "whole")
+
+
+@pytest.mark.large
+@pytest.mark.parametrize("name", NAMES)
+def test_killed_at_a_hundred_random_moments(
+    name: str, place: dict[str, str], tmp_path: Path
+) -> None:
+    """Ten kills each of five runs, for each search."""
+    hits = sum(check_kills(name, tmp_path / str(n), place, 10, n) for n in range(5))
+    assert hits >= 25
+
+
+def test_what_a_killed_run_left_keeps_no_other_from_its_folder(
+    place: dict[str, str], tmp_path: Path
+) -> None:
+    """Killed before its first file was there: only half of that lies about."""
+    assert killed("claim", tmp_path, place, number=0, before=True)
+    assert [path.name.split(".")[-1] for path in tmp_path.iterdir()] == ["tmp"]
+    claim(tmp_path, place)
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.json"]
+
+
+class TestOneAtATime:
+    """Two runs in one folder."""
+
+    def test_the_second_is_refused_with_the_process_of_the_first(self, tmp_path: Path) -> None:
+        ready = tmp_path / "ready"
+        first = SERVER.Process(target=hold, args=(tmp_path / "run", ready))
+        first.start()
+        while not ready.exists():
+            time.sleep(0.01)
+        with (
+            pytest.raises(StorageError, match=f"run: process {first.pid} runs in it"),
+            held(tmp_path / "run"),
+        ):
+            pass
+        refused = call("run", "demo", "--out", tmp_path / "run")
+        assert refused.code == 2
+        assert f"process {first.pid} runs in it" in refused.err
+        first.kill()
+        first.join()
+        assert (tmp_path / "run" / LOCK).exists(), "stale"
+        with held(tmp_path / "run"):
+            assert (tmp_path / "run" / LOCK).read_text() == str(os.getpid())
+        assert not (tmp_path / "run" / LOCK).exists()
+
+    def test_a_folder_that_stays_empty_is_removed(self, tmp_path: Path) -> None:
+        with held(tmp_path / "a" / "b"):
+            assert (tmp_path / "a" / "b").is_dir()
+        assert not (tmp_path / "a" / "b").exists()
+        with held(tmp_path):
+            pass
+        assert tmp_path.is_dir()
+
+    def test_a_place_that_cannot_be_locked_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(StorageError, match="file: cannot be written"), held(tmp_path / "file"):
+            pass
+
+
+@contextmanager
+def small_disk(size: int) -> Iterator[None]:
+    """Let no file grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_keeps_the_last_good_state(tmp_path: Path) -> None:
+    tensors, facts = tmp_path / "a.safetensors", tmp_path / "a.json"
+    write_tensors(tensors, {"t": torch.ones(3)}, {"n": 1})
+    write_json(facts, [1])
+    with small_disk(4096):
+        with pytest.raises(StorageError, match=r"a\.safetensors: cannot be written \(.*(arge|27)"):
+            write_tensors(tensors, {"t": torch.ones(30_000)}, {"n": 2})
+        with pytest.raises(StorageError, match=r"a\.json: cannot be written \(File too large"):
+            write_json(facts, list(range(9999)))
+    assert read_tensors(tensors)[1] == {"n": 1}
+    assert read_json(facts) == [1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.safetensors"]
+
+
+def test_a_search_on_a_full_disk_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    full, room = tmp_path / "full", tmp_path / "room"
+    with small_disk(2048), pytest.raises(StorageError, match="cannot be written"):
+        gradient(full, {})
+    assert not [path for path in full.rglob("*") if path.is_file()]
+    gradient(full, {})
+    gradient(room, {})
+    assert final(full) == final(room)
+
+
+def test_a_disk_without_room_is_named(tmp_path: Path) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk can be mounted by root alone")
+    try:
+        write_tensors(tmp_path / "a", {"t": torch.ones(3)}, {})
+        with pytest.raises(StorageError, match=rf"a: cannot be written .*{errno.ENOSPC}|No space"):
+            write_tensors(tmp_path / "a", {"t": torch.ones(100_000)}, {})
+        assert len(read_tensors(tmp_path / "a")[0]["t"]) == 3
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)

@@ -1,0 +1,105 @@
+"""A batch that does not fit into memory is halved, and the run goes on."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import toys
+from cnnsplitter.errors import ModelError
+from cnnsplitter.inference import in_parts, is_out_of_memory, predict
+from cnnsplitter.scoring import CutScorer
+from cnnsplitter.training import Training, train
+
+ERRORS = (
+    torch.OutOfMemoryError("CUDA out of memory"),
+    MemoryError(),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+)
+
+
+class Tight(nn.Module):
+    """A layer that takes so many images at once."""
+
+    def __init__(self, most: int, error: Exception = ERRORS[0]) -> None:
+        super().__init__()
+        self.most, self.error = most, error
+        self.batches: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.batches.append(len(x))
+        if len(x) > self.most:
+            raise self.error
+        return x
+
+
+def tight(most: int, error: Exception = ERRORS[0]) -> tuple[nn.Module, Tight]:
+    """A classifier without batch norm whose first layer is tight."""
+    model, layer = toys.classifier("lenet5"), Tight(most, error)
+    model.net = nn.Sequential(layer, model.net)
+    return model, layer
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["GPU", "Python", "processor"])
+def test_predictions_are_the_same(error: Exception) -> None:
+    data = toys.image_set(40)
+    model, layer = tight(6, error)
+    expected = predict(toys.classifier("lenet5"), data, batch_size=32)
+    found = predict(model, data, batch_size=32)
+    torch.testing.assert_close(found, expected)
+    assert layer.batches[:4] == [32, 16, 8, 4], "halved"
+    assert max(layer.batches[4:]) == 4, "and what fits is not tried again"
+
+
+def test_training_goes_on_with_the_same_gradient() -> None:
+    settings = Training(epochs=2, batch_size=16, schedule="constant", momentum=0.0)
+    data = toys.image_set(32)
+    model, _ = tight(5)
+    start, _ = tight(10**6)
+    found = train(model, data, None, settings, seed=0).classifier  # type: ignore[arg-type]
+    expected = train(start, data, None, settings, seed=0).classifier  # type: ignore[arg-type]
+    for one, other in zip(found.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=["GPU", "Python", "processor"])
+def test_one_image_that_does_not_fit_is_said(error: Exception) -> None:
+    model, _ = tight(0, error)
+    with pytest.raises(ModelError, match="not even one image fits into memory"):
+        predict(model, toys.image_set(4))
+    with pytest.raises(ModelError, match="not even one image fits into memory"):
+        train(model, toys.image_set(8), None, Training(epochs=1), seed=0)  # type: ignore[arg-type]
+
+
+def test_other_errors_are_not_hidden() -> None:
+    model, _ = tight(0, RuntimeError("shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        predict(model, toys.image_set(4))
+    assert not is_out_of_memory(ValueError("can't allocate memory"))
+
+
+def test_class_modules_are_scored_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    strong, data = toys.classifier(), toys.image_set(20)
+    channels = toys.traced(strong)
+    keep = channels.random_selection(0.5, generator=torch.Generator().manual_seed(0)).keep[None]
+    expected = CutScorer(strong, channels, data)(torch.tensor([1]), keep)
+    forward: Callable[..., Tensor] = nn.Conv2d.forward
+
+    def most_seven(layer: nn.Conv2d, x: Tensor) -> Tensor:
+        if len(x) > 7:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(layer, x)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", most_seven)
+    found = CutScorer(strong, channels, data)(torch.tensor([1]), keep)
+    torch.testing.assert_close(found, expected)
+
+
+def test_parts_are_all_images_in_order() -> None:
+    images = torch.arange(13.0)[:, None, None, None]
+    for most in range(1, 14):
+        layer = Tight(most)
+        outputs, fits = in_parts(layer, images, 13)
+        assert torch.equal(torch.cat(outputs), images)
+        assert fits <= max(most, 1)

@@ -1,0 +1,114 @@
+"""Odd numbers give defined results or typed errors, and figures are those of scikit-learn."""
+
+import warnings
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import precision_recall_fscore_support
+from torch import Tensor
+
+import toys
+from cnnsplitter.calibration import CALIBRATIONS
+from cnnsplitter.data import ImageSet, Splits
+from cnnsplitter.errors import CnnSplitterError, ModelError
+from cnnsplitter.evaluation import count, evaluate
+from cnnsplitter.patches.patching import patch
+from cnnsplitter.splitting import split
+
+CASES, CLASSES = 10_000, 4
+NAMES = tuple("abcd")
+
+
+def test_figures_equal_those_of_scikit_learn_in_ten_thousand_cases() -> None:
+    """One call of theirs: each case has classes of its own, so that none touches another."""
+    random = np.random.default_rng(0)
+    sizes = random.integers(1, 30, CASES)
+    case = np.repeat(np.arange(CASES), sizes)
+    # Few classes in many cases, so that some are never true and some never predicted.
+    most = random.integers(1, CLASSES + 1, CASES)[case]
+    labels = random.integers(0, CLASSES, len(case)) % most
+    predicted = random.integers(0, CLASSES, len(case))
+    theirs = precision_recall_fscore_support(
+        case * CLASSES + labels,
+        case * CLASSES + predicted,
+        labels=np.arange(CASES * CLASSES),
+        zero_division=0,
+    )
+    parts = (torch.split(torch.tensor(values), sizes.tolist()) for values in (labels, predicted))
+    mine = [count(true, guess, NAMES) for true, guess in zip(*parts, strict=True)]
+    for figure, expected in zip(("precision", "recall", "f1"), theirs, strict=False):
+        found = torch.cat([getattr(one, figure) for one in mine])
+        np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
+    right = np.add.reduceat(labels == predicted, sizes.cumsum() - sizes, dtype=np.float64)
+    np.testing.assert_allclose([one.accuracy for one in mine], right / sizes, atol=1e-12)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_weights_that_are_no_numbers_are_refused(value: float) -> None:
+    strong, data = toys.classifier(), toys.splits(24)
+    next(strong.parameters()).data.view(-1)[0] = value
+    with pytest.raises(CnnSplitterError, match=r"NaN or infinite"):
+        split(strong, data, seed=0)
+
+
+def test_infinite_outputs_have_a_class() -> None:
+    """An infinite logit is the largest, or the least, there is."""
+    strong = toys.classifier("lenet5")
+    last = [p for p in strong.parameters() if p.ndim == 1][-1]
+    last.data[1] = 3e38
+    assert evaluate(strong, toys.image_set(9)).confusion[:, 1].sum() == 9
+    last.data[:] = torch.nan
+    with pytest.raises(ModelError, match="NaN"):
+        evaluate(strong, toys.image_set(9))
+
+
+def test_ties_go_to_the_first_class() -> None:
+    strong = toys.classifier("lenet5")
+    for parameter in strong.parameters():
+        parameter.data.zero_()
+    assert evaluate(strong, toys.image_set(9)).confusion[:, 0].tolist() == [3, 3, 3]
+
+
+def only(data: ImageSet, keep: Tensor) -> Splits:
+    """Calibration images of some labels, all the rest whole."""
+    return Splits(data, data, data.take(keep), data)
+
+
+@pytest.mark.parametrize("method", CALIBRATIONS)
+@pytest.mark.parametrize("case", ["no positive", "no negative", "one positive", "all alike"])
+def test_poor_calibration_sets(method: str, case: str) -> None:
+    """A patch with finite weights, or a typed error; never a warning or another error."""
+    weak, module = toys.classifier("lenet5", seed=1), toys.class_module(toys.classifier())
+    data = toys.image_set(30)
+    patched, is_target = None, data.labels == 2
+    first = is_target & (is_target.cumsum(0) == 1)
+    kept = {
+        "no positive": ~is_target,
+        "no negative": is_target,
+        "one positive": ~is_target | first,
+        "all alike": torch.ones(30, dtype=torch.bool),
+    }[case]
+    if case == "all alike":
+        for parameter in module.parameters():
+            parameter.data.zero_()
+    with warnings.catch_warnings(), suppress(CnnSplitterError):
+        warnings.simplefilter("error")
+        patched = patch(weak, {"dog": module}, only(data, kept), calibration=method)
+    if patched is None:
+        return
+    outputs = patched(data.images.read(data.rows))
+    assert outputs.isfinite().all()
+    assert case != "no positive"
+
+
+def test_a_class_with_one_image_is_split_or_said() -> None:
+    data = toys.image_set(24)
+    few = data.take((data.labels != 1) | (torch.arange(24) == 1))
+    from cnnsplitter.search import GeneticSearch
+
+    sizes = {"population": 4, "parents": 2, "elites": 1, "generations": 1}
+    search = GeneticSearch.model_validate(sizes)
+    found = split(toys.classifier(), Splits(few, few, few, few), search=search, seed=0)
+    assert set(found) == set(toys.CLASSES)
