@@ -107,7 +107,7 @@ def patch(
     calibration: Calibration = "learned",
     rule: Rule = None,
     objective: Objective = "likelihood",
-    floor: Floor = 0.0,
+    floor: Floor = -0.01,
     gate: Gate = None,
     force_patch: ForcePatch = False,
     baselines: Baselines = False,
