@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from cnnsplitter.storage.unpacking import Builder
 
 
+Weak = Annotated[
+    Path, typer.Argument(help="The weak model; a patched one keeps its class modules, fitted anew.")
+]
 Calibration = Annotated[
     str,
     typer.Option(
@@ -92,10 +95,7 @@ NO_PATCH_HELPS = 3
 
 def patch(
     context: typer.Context,
-    weak: Annotated[
-        Path,
-        typer.Argument(help="The weak model; a patched one keeps its class modules, fitted anew."),
-    ],
+    weak: Weak,
     modules: Annotated[
         list[str],
         typer.Option(
