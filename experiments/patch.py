@@ -124,7 +124,7 @@ def main(
     experiment = EXPERIMENTS[name]
     out = out or HERE / f"results/patch-{name}.json"
     command = (
-        f"python -m experiments.patch {name} --strong {strong.name} --modules modules "
+        f"python -m experiments.patch {name} --strong {strong.name} "
         f"--cifar10 {cifar10.name} --cifar100 {cifar100.name}"
     )
     places = {"cifar10": str(cifar10), "cifar100": str(cifar100)}

@@ -22,7 +22,7 @@ from cnnsplitter.evaluation import compare, evaluate
 from cnnsplitter.importance import measure_importance
 from cnnsplitter.patches.patching import patch
 from cnnsplitter.pipeline import save_modules
-from cnnsplitter.results import command_line, read_json, write_json
+from cnnsplitter.results import read_json, write_json
 from cnnsplitter.search import GradientSearch
 from cnnsplitter.splitting import limited, split, trace
 from cnnsplitter.storage.saving import describe, load_as, save
@@ -33,6 +33,7 @@ from experiments.zoo_training import FAMILIES, ZooFamily, opened, strong_of, wea
 ZOO = Path(cnnsplitter.zoo.__file__).parent
 PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
 MOST_BYTES = 5_000_000
+COMMAND = "python -m experiments.zoo --cifar10 cifar10.npz --fashion-mnist fashion-mnist.npz"
 SEARCH = GradientSearch(keep=0.4, rounds=6, steps=25, anneal=4, pairs=64)
 SEARCH_IMAGES = 300
 
@@ -121,7 +122,7 @@ def _facts(name: str) -> dict[str, Any]:
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "multiply_adds": cost.multiply_adds,
         "kernels": cost.kernels,
-        "command": command_line(),
+        "command": COMMAND,
         **kept,
         **{
             key: details[key] for key in ("seed", "search", "versions", "machine") if key in details

@@ -12,7 +12,8 @@ stands wherever a model file is taken.
 $ cnnsplitter diagnose zoo:{weak} --data {data}
 $ cnnsplitter patch zoo:{weak} --with zoo:{module} \\
     --data {data} --out patched.safetensors
-$ cnnsplitter evaluate patched.safetensors --before zoo:{weak} --data {data}
+$ cnnsplitter evaluate patched.safetensors --before zoo:{weak} \\
+    --data {data}
 ```
 
 The images are your own copy: `--data {data}` downloads them where the extra `torchvision` is
@@ -39,7 +40,7 @@ figures again afterwards.
 The whole zoo, or the part that is missing, is made by
 
 ```console
-$ python -m experiments.zoo --cifar10 cifar10.npz --fashion-mnist fashion-mnist.npz
+$ {command}
 ```
 
 which also writes this page. It goes on where it was stopped.
@@ -51,7 +52,8 @@ def page(index: Mapping[str, Mapping[str, Any]]) -> str:
     weak = next(name for name, facts in index.items() if "patched" in facts)
     names = {"weak": weak, "module": index[weak]["patched"]["module"], "data": index[weak]["data"]}
     parts = [INTRODUCTION.format(scarce=50, **names), _models(index), _patches(index)]
-    return "\n".join([*parts, _making(index), SHARING.lstrip("\n")])
+    sharing = SHARING.lstrip("\n").format(command=index[weak]["command"])
+    return "\n".join([*parts, _making(index), sharing])
 
 
 def _models(index: Mapping[str, Mapping[str, Any]]) -> str:
@@ -93,7 +95,8 @@ def _making(index: Mapping[str, Mapping[str, Any]]) -> str:
         made = ", ".join(f"{part} {version}" for part, version in facts["versions"].items())
         how = _settings(facts.get("training", {}), facts.get("search", {}))
         lines += [
-            f"* `{name}` (SHA-256 `{facts['sha256']}`): seed {facts['seed']}; {how}; {made}.",
+            f"* `{name}`: seed {facts['seed']}; {how}; {made};",
+            f"  SHA-256 `{facts['sha256']}`",
         ]
     return "\n".join(lines) + "\n"
 

@@ -105,7 +105,7 @@ def strong_of(family: ZooFamily, data: Splits, folder: Path, progress: Progress)
     path = folder / f"{family.name}.safetensors"
     if not path.exists():
         start = _start(family, family.network, data, 0.1)
-        normed = _with_norms(start)
+        normed = with_norms(start)
         normed.net.to(memory_format=torch.channels_last)  # faster on processors
         settings = family.training()
         _train(family.name, normed, data, settings, family, folder, progress, start)
@@ -182,7 +182,7 @@ def _train(
     checkpoint.unlink()
 
 
-def _with_norms(plain: Classifier) -> Classifier:
+def with_norms(plain: Classifier) -> Classifier:
     """Return a copy with batch norm behind every convolution."""
     normed = copy.deepcopy(plain)
     normed.architecture = None

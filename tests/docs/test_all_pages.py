@@ -73,6 +73,10 @@ NOT_RUN = MappingProxyType(
             "class Shortcut",
         ): "the networks drawn by tests/strategies.py pad like it",
         ("docs/walk-through.md", "# my_mobilenet.py"): MINUTES,
+        **{
+            ("docs/zoo.md", name): "needs Fashion-MNIST; tests/zoo/test_zoo.py does it with noise"
+            for name in ("diagnose", "patch", "evaluate")
+        },
     }
 )
 """(page, beginning of a command or Python block) to the reason why no test runs it as it stands."""

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from cnnsplitter.storage.unpacking import Builder
 
 
+Weak = Annotated[
+    Path, typer.Argument(help="The weak model; a patched one keeps its class modules, fitted anew.")
+]
 Calibration = Annotated[
     str,
     typer.Option(
@@ -95,10 +98,7 @@ NO_PATCH_HELPS = 3
 
 def patch(
     context: typer.Context,
-    weak: Annotated[
-        Path,
-        typer.Argument(help="The weak model; a patched one keeps its class modules, fitted anew."),
-    ],
+    weak: Weak,
     modules: Annotated[
         list[str],
         typer.Option(
@@ -110,7 +110,7 @@ def patch(
     calibration: Calibration = "learned",
     rule: Rule = None,
     objective: Objective = "likelihood",
-    floor: Floor = 0.0,
+    floor: Floor = -0.01,
     gate: Gate = None,
     force_patch: ForcePatch = False,
     baselines: Baselines = False,

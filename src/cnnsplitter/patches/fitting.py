@@ -20,6 +20,8 @@ from cnnsplitter.patches.likelihood import fit_isotonic, fit_learned, fit_linear
 from cnnsplitter.patches.operating_point import OBJECTIVES, best_shift
 
 FOLDS = 5
+FLOOR = -0.01
+"""The default floor: a class that the weak model never names must take a few images from others."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Fitting:
     calibration: str = "learned"
     rule: str | None = None
     objective: str = "likelihood"
-    floor: float = 0.0
+    floor: float = FLOOR
     gate: float | None = None
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.errors import DataError, SettingsError, require_known
 from cnnsplitter.inference import predict
 from cnnsplitter.patches.combining import RULES, Joint, Layout, Observations, combine, opened
-from cnnsplitter.patches.fitting import Fitting, fit
+from cnnsplitter.patches.fitting import FLOOR, Fitting, fit
 from cnnsplitter.patches.gating import Gate, doubts_for
 from cnnsplitter.summaries import Summarised, Summary
 
@@ -196,7 +196,7 @@ def patch(
     calibration: str = "learned",
     rule: str | None = None,
     objective: str = "likelihood",
-    floor: float = 0.0,
+    floor: float = FLOOR,
     gate: float | None = None,
 ) -> PatchedModel:
     """Patch classes of a weak model with class modules of a strong one; no network is trained.

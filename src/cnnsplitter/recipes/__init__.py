@@ -150,7 +150,7 @@ class PatchSettings(_Settings):
     calibration: str = "learned"
     rule: str | None = None
     objective: str = "likelihood"
-    floor: float = 0.0
+    floor: float = -0.01
     gate: float | None = None
 
     @model_validator(mode="after")
