@@ -10,7 +10,15 @@ import torch
 
 import cnnsplitter.results
 from cnnsplitter.errors import StorageError
-from cnnsplitter.results import Row, machine, read_json, versions, write_json, write_results
+from cnnsplitter.results import (
+    Row,
+    command_line,
+    machine,
+    read_json,
+    versions,
+    write_json,
+    write_results,
+)
 
 ROWS: list[Row] = [{"target": "bird", "f1_before": 0.5, "seed": 0, "ok": True, "none": None}]
 
@@ -76,3 +84,13 @@ def test_missing_json_is_named(tmp_path: Path) -> None:
         read_json(tmp_path / "nowhere")
     with pytest.raises(StorageError, match="is not valid JSON"):
         read_json(tmp_path)
+
+
+def test_the_command_can_be_repeated_however_it_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    for program in ("/usr/bin/cnnsplitter", "/lib/cnnsplitter/__main__.py"):
+        monkeypatch.setattr(sys, "argv", [program, "run", "my recipe.toml"])
+        assert command_line() == "cnnsplitter run 'my recipe.toml'"
+
+
+def test_the_version_is_known_where_the_package_is_not_installed() -> None:
+    assert versions()["cnnsplitter"] == cnnsplitter.__version__

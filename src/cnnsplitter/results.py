@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cnnsplitter import __version__
 from cnnsplitter.errors import StorageError
 from cnnsplitter.files import replacing
 from cnnsplitter.reading import parse_json, read_text
@@ -28,8 +29,8 @@ def machine() -> dict[str, str | int]:
 
 def versions() -> dict[str, str]:
     """Return the versions that results depend on."""
-    names = ("cnnsplitter", "torch", "numpy", "scikit-learn")
-    return {"python": platform.python_version()} | {name: _version(name) for name in names}
+    ours = {"python": platform.python_version(), "cnnsplitter": __version__}
+    return ours | {name: _version(name) for name in ("torch", "numpy", "scikit-learn")}
 
 
 def write_results(path: Path, rows: Sequence[Row], command: str | None = None) -> None:
@@ -49,7 +50,9 @@ def write_results(path: Path, rows: Sequence[Row], command: str | None = None) -
 
 def command_line() -> str:
     """Return the running program's command line."""
-    return " ".join([Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])])
+    name = Path(sys.argv[0]).name
+    program = "cnnsplitter" if name == "__main__.py" else name
+    return " ".join([program, *map(shlex.quote, sys.argv[1:])])
 
 
 def write_json(path: Path, value: Any) -> None:
