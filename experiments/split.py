@@ -1,6 +1,7 @@
 """Split CIFAR-10 networks by several searches, and test the composed models.
 
-Every case gives two rows: the plain class modules, and the same ones after compensation.
+Every case gives a row for each treatment: the plain class modules, the same ones compensated, and
+for the gradient search fine-tuned after that.
 
 Run it again after a stop: what is finished is not done again, a search goes on at its checkpoint,
 and every case is written at once. The test images are read for the finished case only.
@@ -23,6 +24,7 @@ from cnnsplitter.compensation.compensating import compensate
 from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.data.npz import load_npz
 from cnnsplitter.errors import CnnSplitterError, DataError
+from cnnsplitter.finetuning import FineTuning, fine_tune
 from cnnsplitter.importance import Importance, measure_importance
 from cnnsplitter.inference import predict
 from cnnsplitter.models import build_model
@@ -37,6 +39,7 @@ from cnnsplitter.weights import load_weights
 from experiments.patch_first import known_rows
 
 HERE = Path(__file__).parent
+PLAIN, COMPENSATED, TUNED = "no", "compensated", "compensated, fine-tuned"
 UNSEEN_FROM, SEED_OF_UNSEEN = 40_000, 1009
 """The SimCNN was trained on the images before this place of that seed's permutation."""
 
@@ -59,9 +62,15 @@ class Case:
         """What its files are called."""
         return f"{self.model}-{self.search}-{self.keep:g}-{self.seed}"
 
-    def of(self, rows: list[Row]) -> Row | None:
-        """Return this case's row, if there is one."""
-        return next((row for row in rows if Case.read(row) == self), None)
+    @property
+    def treatments(self) -> tuple[str, ...]:
+        """What is done to its class modules after the cut."""
+        more = (TUNED,) if self.search == "gradient" else ()
+        return (PLAIN, COMPENSATED, *more)
+
+    def of(self, rows: list[Row]) -> dict[str, Row]:
+        """Return this case's rows by treatment."""
+        return {str(row["tuned"]): row for row in rows if Case.read(row) == self}
 
     @classmethod
     def read(cls, row: Row) -> "Case":
@@ -120,12 +129,13 @@ def main(
     with Terminal() as terminal:
         for case in cases(settings, seeds):
             wanted = case.search in (search or [case.search]) and case.model == (only or case.model)
-            if wanted and case.of(rows) is None:
-                data = splits_of(cifar10, settings["images"])
+            if wanted and case.of(rows).keys() < set(case.treatments):
+                data, tuning = splits_of(cifar10, settings["images"])
                 strong = strong_model(case.model, models / weights_of(settings, case), data)
-                trial = Trial(case, settings, strong, data, runs, terminal, on)
-                rows += [{**row, "threads": threads} for row in trial.rows(rows)]
-                write_results(out, rows, command)
+                trial = Trial(case, settings, strong, data, tuning, runs, terminal, on)
+                for row in trial.rows(rows):
+                    rows.append({**row, "threads": threads})
+                    write_results(out, rows, command)
     terminal.table("Splits", rows)
 
 
@@ -143,8 +153,11 @@ def weights_of(settings: dict[str, Any], case: Case) -> str:
     return str(settings["models"][case.model]["weights"])
 
 
-def splits_of(cifar10: Path, sizes: dict[str, int]) -> Splits:
-    """Return images to learn from that the SimCNN has seen, and others to search and calibrate."""
+def splits_of(cifar10: Path, sizes: dict[str, int]) -> tuple[Splits, ImageSet]:
+    """Return images to learn from that the SimCNN has seen, and others to search and calibrate.
+
+    The second are more of the seen ones, for fine-tuning.
+    """
     train, test = load_npz(cifar10)
     if test is None:
         raise DataError(f"{cifar10}: has no test images; give all of CIFAR-10")
@@ -152,7 +165,8 @@ def splits_of(cifar10: Path, sizes: dict[str, int]) -> Splits:
     seen, unseen = train.take(order[:UNSEEN_FROM]), train.take(order[UNSEEN_FROM:])
     ends = sizes["search"], sizes["search"] + sizes["calibration"]
     parts = unseen.take(torch.arange(ends[0])), unseen.take(torch.arange(*ends))
-    return Splits(limited(seen, sizes["train"], 0), *parts, limited(test, sizes["test"], 0))
+    data = Splits(limited(seen, sizes["train"], 0), *parts, limited(test, sizes["test"], 0))
+    return data, limited(seen, sizes["tuning"], 0)
 
 
 def strong_model(name: str, weights: Path, data: Splits) -> Classifier:
@@ -170,27 +184,39 @@ class Trial:
     settings: dict[str, Any]
     strong: Classifier
     data: Splits
+    tuning: ImageSet
     runs: Path
     terminal: Terminal
     on: str
 
-    def rows(self, known: list[Row]) -> list[Row]:
-        """Search, compose and test, without and with compensation."""
+    def rows(self, known: list[Row]) -> Iterator[Row]:
+        """Search once, then treat, compose and test; yield the rows that are not known yet."""
+        done = self.case.of(known)
         watch = Stopwatch(self._file("json"), self._limit(known), self.terminal.progress)
         found = self._split(self._search(), watch)
-        seconds = watch.read()
-        plain = {**vars(self.case), "data": "cifar10", **self._facts(found), **seconds}
-        start = time.perf_counter(), time.process_time()
-        better = self._compensated(found)
-        more = time.perf_counter() - start[0], time.process_time() - start[1]
-        tuned = {
-            "seconds": plain["seconds"] + more[0],
-            "cpu_seconds": plain["cpu_seconds"] + more[1],
-        }
-        return [
-            {**plain, "tuned": "no", **self._accuracy(found)},
-            {**plain, **tuned, "tuned": "compensated", **self._accuracy(better)},
-        ]
+        facts = {**vars(self.case), "data": "cifar10", **self._facts(found)}
+        seconds, modules = watch.read(), dict(found)
+        for treatment in self.case.treatments:
+            start = time.perf_counter(), time.process_time()
+            modules = self._treated(modules, treatment)
+            seconds = {
+                "seconds": seconds["seconds"] + time.perf_counter() - start[0],
+                "cpu_seconds": seconds["cpu_seconds"] + time.process_time() - start[1],
+            }
+            if treatment not in done:
+                yield {**facts, **seconds, "tuned": treatment, **self._accuracy(modules)}
+
+    def _treated(self, modules: dict[str, ClassModule], treatment: str) -> dict[str, ClassModule]:
+        """Return class modules that have had the treatment before, after this one."""
+        if treatment == PLAIN:
+            return modules
+        seed, strong = self.case.seed, self.strong
+        if treatment == COMPENSATED:
+            return compensate(modules, strong, trace(strong), self.data.train, seed=seed)
+        settings = FineTuning(**self.settings["fine_tuning"])
+        return fine_tune(
+            modules, strong, self.tuning, settings, seed=seed, progress=self.terminal.progress
+        )
 
     def _facts(self, found: Split) -> dict[str, float]:
         costs = found.rows(self.strong)
@@ -206,10 +232,6 @@ class Trial:
 
     def _accuracy(self, modules: Mapping[str, ClassModule]) -> dict[str, float]:
         return {"accuracy_composed": accuracy(compose(modules), getattr(self.data, self.on))}
-
-    def _compensated(self, found: Split) -> dict[str, ClassModule]:
-        channels, seed = trace(self.strong), self.case.seed
-        return compensate(found, self.strong, channels, self.data.train, seed=seed)
 
     def _search(self) -> Search:
         name, keep = self.case.search, self.case.keep
@@ -231,7 +253,7 @@ class Trial:
         if self.case.search != "genetic":
             return None
         case = Case(self.case.model, "gradient", self.case.keep, self.case.seed)
-        row = case.of(rows)
+        row = case.of(rows).get(PLAIN)
         if row is None:
             raise DataError(f"the case {case.name} comes first: it sets the time for the others")
         return float(row["cpu_seconds"] or 0)
