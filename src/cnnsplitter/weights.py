@@ -90,6 +90,9 @@ def load_weights(
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.is_meta:
             raise ModelError(f"{path}: weight {name!r} is sparse or empty; save it as it is used")
+        own = net.state_dict()[name].dtype
+        if own.is_floating_point and not tensor.is_floating_point():
+            raise ModelError(f"{path}: weight {name!r} is {tensor.dtype}, but must be {own}")
     loaded = _copied(net)
     loaded.load_state_dict(tensors, strict=False)
     for name, tensor in loaded.state_dict().items():
