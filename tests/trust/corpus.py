@@ -41,13 +41,13 @@ QUICK = {"classifier", "training checkpoint", "weights", "npz", "png", "recipe",
 
 
 class Poison:
-    """Unpickling it makes a file beside the bad one."""
+    """Unpickling it makes a folder beside the bad one."""
 
     def __init__(self, path: Path) -> None:
         self.marker = path.with_name(MARKER)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open, (str(self.marker), "w")
+        return os.mkdir, (str(self.marker),)
 
 
 def replaced(content: bytes) -> Spoil:

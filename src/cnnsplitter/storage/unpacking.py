@@ -44,8 +44,12 @@ def unpack(file: AnyFile, tensors: Tensors, build: Builder | None) -> Model:
     Raises:
         CnnSplitterError: They do not fit each other, or a network needs ``build``.
     """
-    parts = _Parts(tensors, build)
+    model = _model_of(file, _Parts(tensors, build))
     _require_no_others(file, tensors)
+    return model
+
+
+def _model_of(file: AnyFile, parts: "_Parts") -> Model:
     match file:
         case ClassifierFile():
             return parts.classifier("net", "net", file.net)
