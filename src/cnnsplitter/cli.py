@@ -8,6 +8,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from cnnsplitter import __version__
 from cnnsplitter.commands import (
+    compositions,
     diagnoses,
     doctor,
     evaluations,
@@ -67,7 +68,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (runs, models, doctor, evaluations, splits, diagnoses, patches, exports, hub):
+for module in (
+    *(runs, models, doctor, evaluations, splits, compositions),
+    *(diagnoses, patches, exports, hub),
+):
     module.register(app)
 for command in app.registered_commands:
     command.cls = ResultsAlone

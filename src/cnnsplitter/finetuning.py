@@ -118,8 +118,9 @@ class _Student(Generic[M]):
         """Take one step towards the strong logits float[B, N]; return the loss before it."""
         module = self.module
         wanted = logits[:, module.index] if isinstance(module, ClassModule) else logits
-        loss = functional.mse_loss(self.module(images), wanted)
         self.optimizer.zero_grad()
+        with torch.enable_grad():
+            loss = functional.mse_loss(self.module(images), wanted)
         torch.autograd.backward(loss)
         self.optimizer.step()
         self.schedule.step()

@@ -26,7 +26,7 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
         StorageError: Another process holds it; names its process id.
     """
-    is_new = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = _taken(folder)
@@ -40,9 +40,9 @@ def held(folder: Path) -> Iterator[None]:
         # While it is locked, so that nobody can have taken it over.
         (folder / LOCK).unlink(missing_ok=True)
         file.close()
-        if is_new:
-            with suppress(OSError):
-                folder.rmdir()
+        with suppress(OSError):  # as soon as one is not empty
+            for path in made:
+                path.rmdir()
 
 
 def _taken(folder: Path) -> IO[str]:

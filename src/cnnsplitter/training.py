@@ -245,12 +245,13 @@ def _gradient(
     total, right = torch.zeros((), device=images.device), torch.zeros((), device=images.device)
     run.optimizer.zero_grad()
     for part, own in zip(images.chunk(run.parts), labels.chunk(run.parts), strict=True):
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
-            logits = run.classifier(part)
-        loss = functional.cross_entropy(
-            logits.float(), own, label_smoothing=settings.label_smoothing
-        )
-        share = loss if run.parts == 1 else loss * (len(part) / len(images))
+        with torch.enable_grad():
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
+                logits = run.classifier(part)
+            loss = functional.cross_entropy(
+                logits.float(), own, label_smoothing=settings.label_smoothing
+            )
+            share = loss if run.parts == 1 else loss * (len(part) / len(images))
         torch.autograd.backward(share)
         total += share.detach()
         right += (logits.detach().argmax(dim=1) == own).sum()

@@ -52,6 +52,9 @@ CALLS: dict[str, Callable[[Stage], Any]] = {
     "ChannelMap.trace": lambda s: cs.ChannelMap.trace(s.weak.net, s.weak.example()),
     "Classifier.check": lambda s: s.strong.check(),
     "compare": lambda s: cs.compare(s.strong, s.strong, s.data.test).to_json(),
+    "compensate": lambda s: cs.compensate(
+        {"dog": s.module}, s.strong, s.channels, s.data.train, seed=0
+    ),
     "compose": lambda s: cs.compose([s.module])(s.data.test.images.read(s.data.test.rows)),
     "diagnose": lambda s: cs.diagnose(s.weak, s.data.calibration),
     "evaluate": lambda s: cs.evaluate(s.strong, s.data.test).to_json(),
@@ -59,6 +62,9 @@ CALLS: dict[str, Callable[[Stage], Any]] = {
     "extract": lambda s: cs.extract(s.strong.net, s.channels, s.selection),
     "fine_tune": lambda s: cs.fine_tune(
         {"dog": s.module}, s.strong, s.data.train, cs.FineTuning(batch_size=8), seed=0
+    ),
+    "fit_composition": lambda s: cs.fit_composition(
+        [s.module, s.other], s.data.calibration, "learned"
     ),
     "judge": lambda s: cs.judge(s.weak, {"dog": s.module}, s.data.calibration),
     "load": lambda s: cs.load(s.folder / "module.safetensors"),

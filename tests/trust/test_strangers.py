@@ -126,7 +126,7 @@ def test_each_tensor_missing_or_of_another_type_or_shape(
     for key in sorted(tensors.keys() - optional)[:: max(1, len(tensors) // 12)]:
         others = {k: t for k, t in tensors.items() if k != key}
         # Parameters that were never used have no state, so one without is not odd.
-        missing = () if key.startswith("optimizer.") else ({},)
+        missing: list[dict[str, Tensor]] = [] if key.startswith("optimizer.") else [{}]
         for made in (*missing, *({key: value} for value in spoilt(tensors[key]))):
             scratch[name].unlink()
             write({**others, **made}, scratch[name])

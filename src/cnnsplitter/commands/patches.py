@@ -92,6 +92,12 @@ Strong = Annotated[
     Path | None,
     typer.Option(help="The strong model, for the baselines: whole, and cut at random."),
 ]
+With = Annotated[
+    list[str],
+    typer.Option(
+        "--with", help="Class module; CLASS=FILE if the weak model names the class otherwise."
+    ),
+]
 NO_PATCH_HELPS = 3
 """The exit code where no patch is shown to help and nothing is written."""
 
@@ -99,12 +105,7 @@ NO_PATCH_HELPS = 3
 def patch(
     context: typer.Context,
     weak: Weak,
-    modules: Annotated[
-        list[str],
-        typer.Option(
-            "--with", help="Class module; CLASS=FILE if the weak model names the class otherwise."
-        ),
-    ],
+    modules: With,
     data: Data,
     out: Out,
     calibration: Calibration = "learned",

@@ -1,6 +1,5 @@
-"""Commands that split a strong model: ``sensitivity``, ``split`` and ``compose``."""
+"""Commands that split a strong model: ``sensitivity`` and ``split``."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,6 @@ from cnnsplitter.commands.options import (
     Generations,
     Json,
     ModelArguments,
-    OptionalData,
     Out,
     OutFolder,
     Population,
@@ -49,8 +47,8 @@ from cnnsplitter.commands.options import (
 from cnnsplitter.commands.plans import dry_split
 from cnnsplitter.commands.searches import chosen_search, described, read_start
 from cnnsplitter.commands.subtasks import split_subtask
-from cnnsplitter.commands.tables import show_evaluation, show_sensitivity, show_split
-from cnnsplitter.errors import SettingsError, StorageError
+from cnnsplitter.commands.tables import show_sensitivity, show_split
+from cnnsplitter.errors import StorageError
 from cnnsplitter.folder_lock import held
 from cnnsplitter.terminal import Terminal
 
@@ -335,69 +333,7 @@ def _finish_split(
     terminal.line(f"Written to {out}")
 
 
-def compose(
-    context: typer.Context,
-    modules: Annotated[list[Path], typer.Argument(help="Class modules; a folder means all in it.")],
-    out: Out,
-    data: OptionalData = None,
-    calibration: Annotated[
-        str | None,
-        typer.Option(help="Make scores comparable: learned, or one of the paper's rules."),
-    ] = None,
-    size: Size = None,
-    channels: Channels = None,
-    root: Root = None,
-    rebuild: Rebuild = None,
-    model_arguments: ModelArguments = None,
-    seed: Seed = 0,
-    settings: Settings = None,
-    force: Force = False,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Put class modules side by side, as one model."""
-    require_free(out, force)
-    if calibration and not data:
-        raise SettingsError("--calibration needs images; give --data")
-    from cnnsplitter.class_modules import ClassModule
-    from cnnsplitter.class_modules import compose as put_together
-    from cnnsplitter.composition import fit_composition
-    from cnnsplitter.evaluation import evaluate
-    from cnnsplitter.storage.saving import save
-
-    terminal = Terminal(json, quiet)
-    build = builder(context)
-    composed = put_together(load_model(ClassModule, path, build) for path in _spread(modules))
-    result: dict[str, Any] = {"file": str(out), "classes": composed.classes}
-    kept = details(seed=seed, data=data, calibration=calibration)
-    if data:
-        with terminal:
-            opened = open_fitting_data(context, terminal, {modules[0]: composed})
-            images = opened.relabel(composed.classes)
-            if calibration:
-                fitted = fit_composition(composed.class_modules, images.calibration, calibration)
-                composed = put_together(composed.class_modules, fitted)
-            evaluation = evaluate(composed, images.test)
-        result["test"] = evaluation.to_json()
-        kept["metrics"] = {"test_accuracy": evaluation.accuracy}
-        show_evaluation(evaluation, terminal, "composed model")
-    save(composed, out, details=kept, overwrite=force)
-    terminal.line(f"Written to {out}: {', '.join(composed.classes)}")
-    terminal.result(result)
-
-
-def _spread(paths: Iterable[Path]) -> list[Path]:
-    """Replace folders by the class modules in them."""
-    spread: list[Path] = []
-    for path in paths:
-        inside = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-        if not inside:
-            raise StorageError(f"{path}: holds no class module (*.safetensors)")
-        spread += inside
-    return spread
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (sensitivity, split, compose):
+    for command in (sensitivity, split):
         app.command()(command)

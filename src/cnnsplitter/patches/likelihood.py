@@ -146,6 +146,8 @@ def fit_linear(seen: Observations) -> LinearCalibration:
     from sklearn.linear_model import LogisticRegression
 
     _require_fit(seen)
+    if (seen.labels == seen.labels[0]).all():
+        raise DataError("all calibration images are of one class; a linear layer needs others, too")
     scores = seen.all_scores().double()
     centre, spread = scores.mean(0), scores.std(0, correction=0)
     spread = torch.where(spread > 0, spread, 1.0)
