@@ -15,7 +15,8 @@ SOURCES = {
 }
 
 LAYERS = (
-    {"errors", "progress", "reading"},
+    {"errors", "progress"},
+    {"reading"},
     {
         "extras",
         "preprocessing",

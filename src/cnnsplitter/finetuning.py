@@ -117,7 +117,8 @@ class _Student(Generic[M]):
         """Take one step towards the strong logits float[B, N]; return the loss before it."""
         module = self.module
         wanted = logits[:, module.index] if isinstance(module, ClassModule) else logits
-        loss = functional.mse_loss(self.module(images), wanted)
+        with torch.enable_grad():
+            loss = functional.mse_loss(self.module(images), wanted)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         self.optimizer.step()

@@ -26,7 +26,7 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
         StorageError: Another process holds it; names its process id.
     """
-    is_new = not folder.exists()
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = _taken(folder)
@@ -40,9 +40,9 @@ def held(folder: Path) -> Iterator[None]:
         # While it is locked, so that nobody can have taken it over.
         (folder / LOCK).unlink(missing_ok=True)
         file.close()
-        if is_new:
-            with suppress(OSError):
-                folder.rmdir()
+        with suppress(OSError):
+            for place in made:
+                place.rmdir()  # unless there is something in it by now
 
 
 def _taken(folder: Path) -> IO[str]:

@@ -103,8 +103,7 @@ def in_parts(
                 raise ModelError(NO_MEMORY) from error
         # Only now has the error let go of what was computed.
         most = max(1, min(most, len(images) - start) // 2)
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
     return outputs, most
 
 

@@ -5,7 +5,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.cutting import narrow_copy
@@ -97,7 +97,7 @@ class CutScorer:
                 x = self.strong.preprocessing(images.to(device)).contiguous(memory_format=layout)
                 stop = start + len(x)
                 for row, (net, column) in enumerate(zip(nets, owner.tolist(), strict=True)):
-                    parts, most = in_parts(lambda part, net=net: logits_of(net(part)), x, most)
+                    parts, most = in_parts(_Logits(net), x, most)
                     logits = parts[0] if len(parts) == 1 else torch.cat(parts)
                     scores[row, start:stop] = self._read(logits, column, labels).float().cpu()
                 start = stop
@@ -106,6 +106,14 @@ class CutScorer:
     def _read(self, logits: Tensor, owner: int, labels: Tensor) -> Tensor:
         """Return the scores [B] among the logits [B, classes] of a candidate."""
         return logits[:, owner]
+
+
+@dataclass(frozen=True, eq=False)
+class _Logits:
+    net: nn.Module
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return logits_of(self.net(images))
 
 
 def equal_parts(count: int, workers: int) -> list[slice]:

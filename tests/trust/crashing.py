@@ -49,7 +49,7 @@ def work(name: str, folder: Path, place: dict[str, str], number: int, before: bo
             os.kill(os.getpid(), signal.SIGKILL)
 
     if number >= 0:
-        os.replace = last
+        os.replace = last  # type: ignore[assignment]
     WORK[name](folder, place)
 
 

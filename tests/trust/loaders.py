@@ -121,7 +121,14 @@ def _json(path: Path, value: Any) -> None:
 
 def _report() -> dict[str, Any]:
     empty: tuple[str, ...] = ("classes", "layers", "kept", "modules", "overlap", "history")
-    more = {"patches": [], "evidence": [], "costs": [], "recipe": {}, "machine": {}, "versions": {}}
+    more: dict[str, Any] = {
+        "patches": [],
+        "evidence": [],
+        "costs": [],
+        "recipe": {},
+        "machine": {},
+        "versions": {},
+    }
     figures = {"title": "t", "strong_accuracy": 0.5, "composed_accuracy": 0.5, "commands": []}
     return {**{name: [] for name in empty}, **more, **figures, "sensitivity": None}
 

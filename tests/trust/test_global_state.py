@@ -2,9 +2,9 @@
 
 import os
 import random
-import sys
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-import cnnsplitter as cs
 import toys
 from cnnsplitter.scoring import CutScorer
 from shop import write_npz
 
+cs: Any = import_module("cnnsplitter")
 SEARCH: dict[str, Any] = {"population": 4, "parents": 2, "elites": 1, "generations": 1}
 TRAINING = cs.Training(epochs=1, batch_size=8)
 
@@ -107,10 +107,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
 
 def shared() -> dict[str, Any]:
     """Everything of the process that a library could change for others."""
-    kind, keys, *place = np.random.get_state()
     return {
         "random of Python": random.getstate(),
-        "random of NumPy": (kind, keys.tolist(), *place),
+        "random of NumPy": str(np.random.get_state(legacy=False)),
         "random of torch": torch.get_rng_state().tolist(),
         "threads": torch.get_num_threads(),
         "default type": torch.get_default_dtype(),
@@ -119,7 +118,6 @@ def shared() -> dict[str, Any]:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "cuDNN": (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
         "folder": Path.cwd(),
-        "path": list(sys.path),
         "threads by environment": os.environ.get("OMP_NUM_THREADS"),
         "errors of NumPy": np.geterr(),
         "warnings": list(warnings.filters),

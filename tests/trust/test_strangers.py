@@ -109,17 +109,21 @@ def spoilt(tensor: Tensor) -> Iterator[Tensor]:
 def test_each_tensor_missing_or_of_another_type_or_shape(
     name: str, good: dict[str, Path], scratch: dict[str, Path]
 ) -> None:
-    if name == "weights":
-        tensors, write = load_file(good[name]), save_file
-    else:
-        tensors, manifest = read_tensors(good[name])
-        write = lambda t, path: write_tensors(path, t, manifest)  # noqa: E731
+    tensors = load_file(good[name])
+    manifest = None if name == "weights" else read_tensors(good[name])[1]
+
+    def write(tensors: dict[str, Tensor], path: Path) -> None:
+        if manifest is None:
+            save_file(tensors, path)
+        else:
+            write_tensors(path, tensors, manifest)
+
     # Digests of known selections may be any.
     optional = {key for key in tensors if key.endswith(("num_batches_tracked", "seen"))}
     for key in sorted(tensors.keys() - optional)[:: max(1, len(tensors) // 12)]:
         others = {k: t for k, t in tensors.items() if k != key}
         # Parameters that were never used have no state, so one without is not odd.
-        missing = () if key.startswith("optimizer.") else ({},)
+        missing: tuple[dict[str, Tensor], ...] = () if key.startswith("optimizer.") else ({},)
         for made in (*missing, *({key: value} for value in spoilt(tensors[key]))):
             scratch[name].unlink()
             write({**others, **made}, scratch[name])

@@ -73,7 +73,10 @@ def near_twins(first: ImageSet, second: ImageSet, *, most: int = 2000, seed: int
     generator = torch.Generator().manual_seed(seed)
     theirs = _thumbnails(first.sample(10 * most, generator))
     mine = _thumbnails(second.sample(most, generator))
-    return sum(int(((part @ theirs.T) >= _ALIKE).any(dim=1).sum()) for part in mine.split(_BATCH))
+    found = 0
+    for start in range(0, len(mine), _BATCH):
+        found += int(((mine[start : start + _BATCH] @ theirs.T) >= _ALIKE).any(dim=1).sum())
+    return found
 
 
 def _thumbnails(data: ImageSet) -> Tensor:

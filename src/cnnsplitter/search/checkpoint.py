@@ -136,7 +136,8 @@ def read_checkpoint(
         require_same(path, manifest["search"], identity)
         for name, (dtype, shape) in kinds.items():
             _require_kind(name, tensors[name], dtype, shape)
-        torch.Generator().set_state(tensors["random"])
+        if "random" in kinds:
+            torch.Generator().set_state(tensors["random"])
         return parse(tensors, manifest)
     except KeyError as error:
         raise StorageError(f"{path} is broken ({error} is missing); delete it") from error

@@ -15,7 +15,7 @@ from cnnsplitter.files import write_tensors
 from cnnsplitter.objective import composed_accuracy, kept_share, mean_difference
 from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.search.base import Generation, SearchProblem, SearchResult
-from cnnsplitter.search.checkpoint import describe, read_checkpoint, require_within
+from cnnsplitter.search.checkpoint import Kinds, describe, read_checkpoint, require_within
 
 KIND = "checkpoint of tries"
 
@@ -126,7 +126,7 @@ class BestOfTries(BaseModel, ABC):
         identity = describe(problem, {}, {"search": name, "seed": seed, **settings})
         done = _nothing_tried(problem)
         if checkpoint is not None and checkpoint.exists():
-            done = _load(checkpoint, identity, self.tries)
+            done = _load(checkpoint, identity, self.tries, done)
         history = [done.entry(number, problem) for number in range(len(done.keep))]
         for number in range(len(done.keep), self.tries):
             generator = torch.Generator().manual_seed(_seed_of(seed, number))
@@ -165,10 +165,15 @@ def _save(path: Path, done: Tries, identity: dict[str, Any]) -> None:
     write_tensors(path, vars(done), {"kind": KIND, "search": identity})
 
 
-def _load(path: Path, identity: dict[str, Any], tries: int) -> Tries:
+def _load(path: Path, identity: dict[str, Any], tries: int, nothing: Tries) -> Tries:
     def parse(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> Tries:
+        if len({len(tensor) for tensor in tensors.values()}) != 1:
+            raise ValueError("its tries are not whole")
         return Tries(**tensors)
 
-    done = read_checkpoint(path, KIND, identity, parse)
+    kinds: Kinds = {
+        name: (tensor.dtype, (None, *tensor.shape[1:])) for name, tensor in vars(nothing).items()
+    }
+    done = read_checkpoint(path, KIND, identity, kinds, parse)
     require_within(path, len(done.keep), tries, "tries")
     return done
