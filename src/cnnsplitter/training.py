@@ -193,7 +193,7 @@ def _train_epoch(
     device = device_of(run.classifier)
     total, right = torch.zeros((), device=device), torch.zeros((), device=device)
     run.classifier.train()
-    with _seeded_dropout(device, generator):
+    with torch.enable_grad(), _seeded_dropout(device, generator):
         for step, (images, labels) in enumerate(data.take(order).batches(settings.batch_size)):
             position = (epoch + (step + 0.5) / steps) / settings.epochs
             for group in run.optimizer.param_groups:

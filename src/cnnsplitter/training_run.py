@@ -115,8 +115,8 @@ def restore_run(path: Path, run: TrainingRun, identity: Mapping[str, Any]) -> No
             "remove it or choose another file"
         )
     try:
-        _require_finite(tensors)
         _require_types(run.classifier.state_dict(), tensors)
+        _require_finite(tensors)
         run.history, run.best_epoch = _history(manifest["history"], manifest["best_epoch"])
         run.classifier.load_state_dict(_under("last.", tensors))
         run.best = _under("best.", tensors) or None
@@ -133,11 +133,13 @@ def _require_finite(tensors: Mapping[str, Tensor]) -> None:
 
 def _require_types(known: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
-        own = known.get(name.partition(".")[2]) if not name.startswith("optimizer.") else None
-        if own is not None and own.dtype != tensor.dtype:
-            raise ValueError(f"{name} is {tensor.dtype}, but must be {own.dtype}")
-        if own is None and not tensor.is_floating_point():
-            raise ValueError(f"{name} is {tensor.dtype}")
+        part, _, rest = name.partition(".")
+        if part == "optimizer":
+            fits = tensor.is_floating_point()
+        else:
+            fits = part in ("last", "best") and known[rest].dtype == tensor.dtype
+        if not fits:
+            raise ValueError(f"{name} is {tensor.dtype}, or of no part")
 
 
 def _history(entries: Any, best_epoch: Any) -> tuple[list[dict[str, float]], int]:

@@ -2,7 +2,6 @@
 
 import os
 import random
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -115,11 +114,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
 
 def shared() -> dict[str, Any]:
     """Everything of the process that a library could change for others."""
-    numpy_state: Any = np.random.get_state()
-    kind, keys, *place = numpy_state
     return {
         "random of Python": random.getstate(),
-        "random of NumPy": (kind, keys.tolist(), *place),
+        "random of NumPy": str(np.random.get_state(legacy=False)),
         "random of torch": torch.get_rng_state().tolist(),
         "threads": torch.get_num_threads(),
         "default type": torch.get_default_dtype(),
@@ -128,7 +125,6 @@ def shared() -> dict[str, Any]:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "cuDNN": (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
         "folder": Path.cwd(),
-        "path": list(sys.path),
         "threads by environment": os.environ.get("OMP_NUM_THREADS"),
         "errors of NumPy": np.geterr(),
         "warnings": list(warnings.filters),

@@ -172,6 +172,8 @@ def _save(path: Path, done: Tries, identity: dict[str, Any]) -> None:
 
 def _load(path: Path, identity: dict[str, Any], problem: SearchProblem, tries: int) -> Tries:
     def parse(tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> Tries:
+        if len({len(tensor) for tensor in tensors.values()}) != 1:
+            raise ValueError("its tries are not whole")
         return Tries(**tensors)
 
     done = read_checkpoint(path, KIND, identity, _kinds(problem), parse)
