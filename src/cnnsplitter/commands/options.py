@@ -254,10 +254,12 @@ def _warn_of_twins(data: "Splits", terminal: Terminal) -> None:
     """Count test images that the model may know from training, of photographs some only."""
     from cnnsplitter.data import near_twins
 
-    found = near_twins(data.train, data.test, most=_TWINS_OF_PHOTOS if data.on_demand else 1000)
+    most = min(len(data.test), _TWINS_OF_PHOTOS if data.on_demand else 1000)
+    found = near_twins(data.train, data.test, most=most)
     if found:
         terminal.note(
-            f"{found} test images look nearly like training images; figures may be too good"
+            f"{found} of {most} test images look nearly like a training image; "
+            "figures may be too good"
         )
 
 
