@@ -18,7 +18,7 @@ _MOST_SETTINGS = 2**18
 _MOST_DOTS = 200
 _MOST_HEADER = 2**26
 _LONG_LIST = re.compile(rb'[^\\]"\s*:\s*\[[^]"]{1000,}')
-MOST_TENSORS = 64_000
+MOST_TENSORS = 40_000
 """Of a file."""
 
 

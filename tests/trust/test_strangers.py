@@ -137,7 +137,14 @@ def test_each_tensor_missing_or_of_another_type_or_shape(
 def check_corpus(folder: Path, *arguments: str) -> None:
     """Read all files of the corpus in a program with little memory; all must be refused."""
     program = [sys.executable, "-m", "trust.corpus", str(folder), *arguments]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=1200, env=os.environ)
+    places = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        program,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(lines) == len(list(cases("quick" in arguments)))
