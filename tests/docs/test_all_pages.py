@@ -50,7 +50,7 @@ NOT_RUN = MappingProxyType(
         ("docs/many-machines.md", "import"): "tests/engines/test_local.py starts such processes",
         ("docs/patching.md", "split"): FULL_SIZE,
         ("docs/patching.md", "patch weak.safetensors --with modules/cat.safetensors --with"): (
-            "fine-tunes for half a minute; tests/commands/test_chain.py has the options"
+            "fine-tunes for half a minute; tests/commands/test_patching.py has the options"
         ),
         ("docs/quick-start.md", "export"): ELSEWHERE,
         (
