@@ -30,7 +30,8 @@ generation in which that is used up.
 * **seconds**: processor time of the search, and of what follows it.
 
 ± is the standard deviation over seeds. The test images are drawn at random, the same ones for
-every row, and were not looked at while settings were chosen.
+every row, and were not looked at while settings were chosen. That class modules are fine-tuned at
+all was decided after the other rows had been seen, its settings before its own.
 """
 TITLES = (
     *("kernels", "search", "after the cut", "seeds", "points", "composed"),
