@@ -110,6 +110,7 @@ class _Student(Generic[M]):
             parameter.requires_grad_(True)
         for norm in norms_of(module.eval()):
             norm.train()
+        module.to(memory_format=torch.channels_last)
         optimizer = torch.optim.Adam(module.parameters(), lr=settings.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
         return cls(module, optimizer, schedule, frozen)
@@ -130,13 +131,15 @@ class _Student(Generic[M]):
         self.optimizer.zero_grad()
         for parameter in self.frozen:
             parameter.requires_grad_(False)
-        self.module.eval()
+        self.module.eval().to(memory_format=torch.contiguous_format)
         return self.module
 
 
 def _step(students: list[_Student[M]], strong: Classifier, images: Tensor) -> float:
     with eval_mode(strong), torch.no_grad():
         logits = strong(images)
+    # A processor trains narrow convolutions about a quarter faster in this layout.
+    images = images.contiguous(memory_format=torch.channels_last)
     losses = [student.learn(images, logits) for student in students]
     return sum(losses) / len(losses)
 
