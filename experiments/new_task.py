@@ -1,7 +1,8 @@
 """A new task composed of class modules of two strong models, against a model trained for it.
 
 Five CIFAR-10 classes of a third-party ResNet-20 and five classes of a second ResNet-20, trained
-here on other data. Only calibrations are fitted. The model to compare with is a ResNet-20 trained
+here on other data. Class modules are compensated, in closed form and without labels, and
+calibrations are fitted; nothing else is. The model to compare with is a ResNet-20 trained
 from scratch on the mixture. Run it again after a stop: what is finished is not done again, training
 and searches go on at their checkpoints. Figures are means over the ten classes, which have unequal
 numbers of test images.
@@ -22,6 +23,7 @@ from torch.nn import functional
 from cnnsplitter.calibration import METHODS
 from cnnsplitter.class_modules import ClassModule, compose
 from cnnsplitter.classifier import Classifier
+from cnnsplitter.compensation.compensating import compensate
 from cnnsplitter.composition import LEARNED, fit_composition
 from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import ImageSet, Splits, make_splits
@@ -33,7 +35,7 @@ from cnnsplitter.models import build_model
 from cnnsplitter.preprocessing import IMAGENET, Preprocessing
 from cnnsplitter.results import Row, write_results
 from cnnsplitter.search import GradientSearch
-from cnnsplitter.splitting import limited, split
+from cnnsplitter.splitting import limited, split, trace
 from cnnsplitter.terminal import Terminal
 from cnnsplitter.training import Training, train
 from cnnsplitter.weights import load_weights
@@ -174,9 +176,9 @@ def trained(
 
 
 def modules_of(place: Place, strong: Classifier, data: Splits, seed: int, file: Path) -> Modules:
-    """Return the class modules of one strong model."""
+    """Return the compensated class modules of one strong model."""
     search = GradientSearch.model_validate(place.settings["search"])
-    return split(
+    found = split(
         strong,
         data,
         search=search,
@@ -185,6 +187,7 @@ def modules_of(place: Place, strong: Classifier, data: Splits, seed: int, file: 
         checkpoint=file.with_suffix(".checkpoint"),
         progress=place.terminal.progress,
     )
+    return compensate(found, strong, trace(strong), data.train, seed=seed)
 
 
 def compositions(
