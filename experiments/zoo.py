@@ -6,6 +6,7 @@ What is trained and cut out is kept in a folder of runs; the package gets copies
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ import typer
 import cnnsplitter.zoo
 from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
+from cnnsplitter.compensation.compensating import compensate
 from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import Splits
 from cnnsplitter.errors import CnnSplitterError
@@ -77,7 +79,9 @@ def module_of(
             checkpoint=folder / "search.checkpoint",
             progress=terminal.progress,
         )
-        save_modules(found, folder, {"seed": family.seed, "search": SEARCH.model_dump(mode="json")})
+        filled = compensate(found, strong, channels, data.train, seed=family.seed)
+        details = {"seed": family.seed, "search": SEARCH.model_dump(mode="json")}
+        save_modules(replace(found, modules=filled), folder, details | {"compensated": True})
     return load_as(ClassModule, path)
 
 
@@ -125,7 +129,9 @@ def _facts(name: str) -> dict[str, Any]:
         "command": COMMAND,
         **kept,
         **{
-            key: details[key] for key in ("seed", "search", "versions", "machine") if key in details
+            key: details[key]
+            for key in ("seed", "search", "compensated", "versions", "machine")
+            if key in details
         },
     }
 

@@ -94,6 +94,7 @@ def _making(index: Mapping[str, Mapping[str, Any]]) -> str:
     for name, facts in index.items():
         made = ", ".join(f"{part} {version}" for part, version in facts["versions"].items())
         how = _settings(facts.get("training", {}), facts.get("search", {}))
+        how += ", compensated" if facts.get("compensated") else ""
         lines += [
             f"* `{name}`: seed {facts['seed']}; {how}; {made};",
             f"  SHA-256 `{facts['sha256']}`",
