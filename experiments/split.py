@@ -39,7 +39,7 @@ from cnnsplitter.weights import load_weights
 from experiments.patch_first import known_rows
 
 HERE = Path(__file__).parent
-PLAIN, COMPENSATED, TUNED = "no", "compensated", "compensated, fine-tuned"
+PLAIN, COMPENSATED = "no", "compensated"
 UNSEEN_FROM, SEED_OF_UNSEEN = 40_000, 1009
 """The SimCNN was trained on the images before this place of that seed's permutation."""
 
@@ -61,12 +61,6 @@ class Case:
     def name(self) -> str:
         """What its files are called."""
         return f"{self.model}-{self.search}-{self.keep:g}-{self.seed}"
-
-    @property
-    def treatments(self) -> tuple[str, ...]:
-        """What is done to its class modules after the cut."""
-        more = (TUNED,) if self.search == "gradient" else ()
-        return (PLAIN, COMPENSATED, *more)
 
     def of(self, rows: list[Row]) -> dict[str, Row]:
         """Return this case's rows by treatment."""
@@ -129,8 +123,9 @@ def main(
     with Terminal() as terminal:
         for case in cases(settings, seeds):
             wanted = case.search in (search or [case.search]) and case.model == (only or case.model)
-            if wanted and case.of(rows).keys() < set(case.treatments):
-                data, tuning = splits_of(cifar10, settings["images"])
+            more = settings["models"][case.model]["tuning"]
+            if wanted and not case.of(rows).keys() >= {*treatments(case, more)}:
+                data, tuning = splits_of(cifar10, settings["images"] | {"tuning": more})
                 strong = strong_model(case.model, models / weights_of(settings, case), data)
                 trial = Trial(case, settings, strong, data, tuning, runs, terminal, on)
                 for row in trial.rows(rows):
@@ -146,6 +141,12 @@ def cases(settings: dict[str, Any], seeds: int) -> Iterator[Case]:
             for search in ("gradient", *settings["baselines"]):
                 for keep in own["keep"]:
                     yield Case(model, search, keep, seed)
+
+
+def treatments(case: Case, tuning: int) -> list[str]:
+    """Return what is done to its class modules after the cut, by which rows are told apart."""
+    tuned = f"compensated, fine-tuned on {tuning:,} images"
+    return [PLAIN, COMPENSATED, *([tuned] if case.search == "gradient" else [])]
 
 
 def weights_of(settings: dict[str, Any], case: Case) -> str:
@@ -196,7 +197,7 @@ class Trial:
         found = self._split(self._search(), watch)
         facts = {**vars(self.case), "data": "cifar10", **self._facts(found)}
         seconds, modules = watch.read(), dict(found)
-        for treatment in self.case.treatments:
+        for treatment in treatments(self.case, len(self.tuning)):
             start = time.perf_counter(), time.process_time()
             modules = self._treated(modules, treatment)
             seconds = {

@@ -23,15 +23,17 @@ generation in which that is used up.
 * **points**: accuracy of the composed model on test images, less that of the strong model.
 * **after the cut**: `no` for plain class modules, whose weights are the strong model's own;
   `compensated` for the same ones after [compensation](methods.md), which changes weights in closed
-  form, without labels; `compensated, fine-tuned` after a short distillation on top of that, which
-  trains all weights towards the strong model's own logits, without labels.
+  form, without labels; `compensated, fine-tuned on N images` after a short distillation on top of
+  that, which trains all weights towards the strong model's own logits, without labels, in one pass
+  over N images.
 * **kernels**, **multiply-adds**: share that a class module keeps, mean over the classes.
 * **overlap**: Jaccard index of the kernels of two class modules, mean over all pairs.
 * **seconds**: processor time of the search, and of what follows it.
 
 ± is the standard deviation over seeds. The test images are drawn at random, the same ones for
 every row, and were not looked at while settings were chosen. That class modules are fine-tuned at
-all was decided after the other rows had been seen, its settings before its own.
+all was decided after the other rows had been seen, its settings before its own; that more images
+are worth trying was seen on the rows with fewer.
 """
 TITLES = (
     *("kernels", "search", "after the cut", "seeds", "points", "composed"),
