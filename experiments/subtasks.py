@@ -1,9 +1,9 @@
 """Sub-tasks of 2, 3 and 5 classes of CIFAR-10, cut out of a third-party ResNet-20.
 
-What ``cnnsplitter split --subtask`` does with the gradient search at half of the multiply-adds,
-as it was cut, with new batch-norm statistics, and compensated: in closed form and without labels.
-Nothing is trained. Run it again after a stop: what is finished is not done again, and a search goes
-on at its checkpoint.
+What ``cnnsplitter split --subtask`` does with the gradient search at half of the multiply-adds, as
+it was cut, with new batch-norm statistics, compensated (in closed form, without labels), and
+shortly fine-tuned after that (without labels). Run it again after a stop: what is finished is not
+done again, and a search goes on at its checkpoint.
 """
 
 from pathlib import Path
@@ -17,6 +17,7 @@ from cnnsplitter.compensation.compensating import compensate
 from cnnsplitter.data import Splits, load_data
 from cnnsplitter.errors import CnnSplitterError
 from cnnsplitter.evaluation import evaluate
+from cnnsplitter.finetuning import FineTuning, fine_tune
 from cnnsplitter.models import build_model
 from cnnsplitter.preprocessing import IMAGENET
 from cnnsplitter.recalibration import recalibrate
@@ -34,6 +35,7 @@ SEARCH = GradientSearch(
     keep=0.5, target="multiply-adds", rounds=15, anneal=12, steps=50, pairs=64, start_pairs=640
 )
 SEARCH_IMAGES = 500
+FINE_TUNING = FineTuning(epochs=2, batch_size=50, flip=True)
 
 
 def main(
@@ -87,12 +89,15 @@ def case(
         checkpoint=runs / f"{'-'.join(classes)}-{seed}.checkpoint",
         progress=terminal.progress,
     )
-    images, channels = data.train.relabel(classes), trace(found.strong)
+    images, test = (part.relabel(classes) for part in (data.train, data.test))
+    channels = trace(found.strong)
     adapted = recalibrate(found.model, images, seed=seed)
-    (filled,) = compensate(
-        {"sub-task": found.model}, found.strong, channels, images, seed=seed
-    ).values()
-    by_model = {row["model"]: row for row in found.rows(data.test, tuned=filled)}
+    names = {"sub-task": found.model}
+    filled = compensate(names, found.strong, channels, images, seed=seed)
+    tuned = fine_tune(
+        filled, found.strong, images, FINE_TUNING, seed=seed, progress=terminal.progress
+    )
+    by_model = {row["model"]: row for row in found.rows(data.test, tuned=filled["sub-task"])}
     narrow = by_model["sub-task"]
     return {
         "classes": ",".join(classes),
@@ -101,8 +106,9 @@ def case(
         "kept_macs": narrow["kept_macs"],
         "accuracy_strong": by_model["strong model"]["accuracy"],
         "accuracy_plain": by_model["plain sub-task"]["accuracy"],
-        "accuracy_recalibrated": evaluate(adapted, data.test.relabel(classes)).accuracy,
+        "accuracy_recalibrated": evaluate(adapted, test).accuracy,
         "accuracy_compensated": narrow["accuracy"],
+        "accuracy_tuned": evaluate(tuned["sub-task"], test).accuracy,
         "accuracy_search": found.result.accuracy,
     }
 
