@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cnnsplitter.calibration import LearnedCalibration
 from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
-from cnnsplitter.cost import measure_cost
+from cnnsplitter.cost import Cost, measure_cost
 from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.evaluation import Evaluation, classify, count
 from cnnsplitter.inference import predict
@@ -38,7 +38,8 @@ class Case:
         weak: The weak model.
         target: The class.
         data: The weak model's data; test images may be of any balance.
-        modules: Name of a patch (class-module, whole-strong, random) to its class module.
+        modules: Name of a patch (class-module, whole-strong, random) to its class module; the whole
+            strong model is always there.
         images_per_class: What every class of the test images is weighted to; None for no weights.
         facts: What every row repeats.
         cache: Where the scores of class modules are kept.
@@ -84,6 +85,7 @@ class Case:
             self._observed(module, part) for part in (self.data.calibration, self.data.test)
         )
         weak, patch = _macs(self.weak), _macs(module)
+        kept = _cost(module).kernels / _cost(self.modules["whole-strong"]).kernels
         for method, fitting in FITTINGS.items():
             joint = fit(fitting, seen)
             after = outputs_of(joint, test).argmax(1)
@@ -92,7 +94,7 @@ class Case:
             yield {
                 **self._row(method, name, before, after),
                 **_judged(fitting, seen),
-                "kept_kernels": _kept(module),
+                "kept_kernels": kept,
                 "run_share": share,
                 "macs_weak": weak,
                 "macs_patch": patch,
@@ -159,13 +161,11 @@ def _gate(gate: object) -> str | None:
     return None if gate is None else str(gate)
 
 
-def _kept(module: ClassModule) -> float:
-    if module.selection is None:
-        return 1.0
-    return module.selection.keep.double().mean().item()
-
-
 def _macs(model: nn.Module) -> int:
+    return _cost(model).multiply_adds
+
+
+def _cost(model: nn.Module) -> Cost:
     shape: tuple[int, int, int] = model.input_shape  # type: ignore[assignment]
     with torch.no_grad():
-        return measure_cost(model, shape).multiply_adds
+        return measure_cost(model, shape)

@@ -96,13 +96,13 @@ def _reading(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         )
     kept = [row["kept_kernels"] for row in rows if row["patch"] == "class-module"]
     if kept:
-        whole, cut = (
-            _mean_change(groups[patch, "learned"], "f1")
-            for patch in ("whole-strong", "class-module")
-        )
+        cut = {_case(row): row for row in groups["class-module", "learned"]}
+        whole = [row for row in groups["whole-strong", "learned"] if _case(row) in cut]
+        share = _mean_change(list(cut.values()), "f1") / _mean_change(whole, "f1")
         lines.append(
-            f"The class modules keep {100 * mean(kept):.0f} % of the units on average and "
-            f"{100 * cut / whole:.0f} % of the whole strong model's gain in F1 (learned)."
+            f"The class modules keep {100 * mean(kept):.0f} % of the kernels on average and "
+            f"{100 * share:.0f} % of the whole strong model's gain in F1 on the same "
+            f"{len(cut)} weak models (learned)."
         )
     else:
         lines.append(
@@ -110,6 +110,10 @@ def _reading(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             "and the cost of a patch is at its highest."
         )
     return lines
+
+
+def _case(row: Mapping[str, Any]) -> tuple[str, str, int]:
+    return row["weak"], row["target"], row["seed"]
 
 
 def _mean_change(rows: Sequence[Mapping[str, Any]], figure: str) -> float:
