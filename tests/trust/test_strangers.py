@@ -20,8 +20,9 @@ from cnnsplitter.errors import CnnSplitterError, StorageError
 from cnnsplitter.files import read_tensors, write_tensors
 from cnnsplitter.weights import load_weights
 from shop import call, write_npz
-from trust.corpus import MARKER, Poison, cases
+from trust.corpus import cases
 from trust.loaders import LOADERS, fresh
+from trust.spoiling import MARKER, Poison
 
 TENSORS = tuple(n for n in LOADERS if LOADERS[n].name in ("a", "a.safetensors"))
 KINDS = ("genetic", "gradient", "training")
