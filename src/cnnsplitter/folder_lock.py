@@ -1,4 +1,4 @@
-"""One process at a time in the folder of a run."""
+"""One process at a time in the folder of a run, or at one file that takes long to make."""
 
 import os
 from collections.abc import Iterator
@@ -26,10 +26,28 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
         StorageError: Another process holds it; names its process id.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    with _locked(folder / LOCK, folder, "runs in it"):
+        yield
+
+
+@contextmanager
+def held_file(path: Path) -> Iterator[None]:
+    """Keep other processes from making the same file for the block; others in its folder may go on.
+
+    Raises:
+        StorageError: Another process makes it; names its process id.
+    """
+    with _locked(path.with_name(f".{path.name}{LOCK}"), path, "makes it"):
+        yield
+
+
+@contextmanager
+def _locked(path: Path, what: Path, does: str) -> Iterator[None]:
+    folder = path.parent
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = _taken(folder)
+        file = _taken(path, what, does)
     except StorageError:
         raise
     except OSError as error:
@@ -38,15 +56,14 @@ def held(folder: Path) -> Iterator[None]:
         yield
     finally:
         # While it is locked, so that nobody can have taken it over.
-        (folder / LOCK).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         file.close()
         with suppress(OSError):  # as soon as one is not empty
-            for path in made:
-                path.rmdir()
+            for place in made:
+                place.rmdir()
 
 
-def _taken(folder: Path) -> IO[str]:
-    path = folder / LOCK
+def _taken(path: Path, what: Path, does: str) -> IO[str]:
     while True:
         file = path.open("a+")
         if not _lock(file):
@@ -54,7 +71,7 @@ def _taken(folder: Path) -> IO[str]:
             holder = file.read().strip() or "another"
             file.close()
             raise StorageError(
-                f"{folder}: process {holder} runs in it; wait for its end or choose another --out"
+                f"{what}: process {holder} {does}; wait for its end or choose another --out"
             )
         if _is_still(path, file):
             file.truncate(0)

@@ -14,7 +14,7 @@ from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError, StorageError
 from cnnsplitter.files import read_tensors, write_tensors
-from cnnsplitter.inference import device_of
+from cnnsplitter.inference import device_of, in_parts
 from cnnsplitter.nets import eval_mode
 from cnnsplitter.progress import Progress, Step, silent
 
@@ -105,11 +105,13 @@ def measure_importance(
         channels: Channel map of ``strong.net``.
         data: Images with the strong model's classes; one pass is made over them.
         confidence: Least probability of the true class for a sample to count.
-        batch_size: Images at a time; does not change the result.
+        batch_size: Images at a time, fewer if they do not fit into memory; does not change the
+            result.
         progress: Called after every batch.
 
     Raises:
         DataError: If a class has no image.
+        ModelError: Not even one image fits into memory.
     """
     strong.require_classes(data.classes)
     require_every_class(data, "importance")
@@ -117,10 +119,18 @@ def measure_importance(
     counts = torch.zeros(2, len(data.classes), dtype=torch.int64)
     device, batches = device_of(strong), -(-len(data) // batch_size)
     with torch.inference_mode(), eval_mode(strong), _feature_maps(strong.net, channels) as maps:
+        most = batch_size
+
+        def measured(part: Tensor) -> Tensor:
+            """Return probabilities and scores side by side; what broke off before is forgotten."""
+            maps.total = None
+            probabilities = strong(part.to(device)).softmax(dim=1).cpu()
+            return torch.cat([probabilities.double(), maps.take()], dim=1)
+
         for index, (images, labels) in enumerate(data.batches(batch_size)):
-            probabilities = strong(images.to(device)).softmax(dim=1).cpu()
-            sure = probabilities.gather(1, labels[:, None])[:, 0] >= confidence
-            scores = maps.take()
+            parts, most = in_parts(measured, images, most)
+            probabilities, scores = torch.cat(parts).tensor_split([len(data.classes)], dim=1)
+            sure = probabilities.float().gather(1, labels[:, None])[:, 0] >= confidence
             for row, chosen in enumerate((sure, torch.ones_like(sure))):
                 sums[row].index_add_(0, labels[chosen], scores[chosen])
                 counts[row] += torch.bincount(labels[chosen], minlength=len(data.classes))

@@ -118,9 +118,11 @@ def restore_run(path: Path, run: TrainingRun, identity: Mapping[str, Any]) -> No
         _require_types(run.classifier.state_dict(), tensors)
         _require_finite(tensors)
         run.history, run.best_epoch = _history(manifest["history"], manifest["best_epoch"])
+        start = copy.deepcopy(run.classifier.state_dict())
         run.classifier.load_state_dict(_under("last.", tensors))
         run.best = _under("best.", tensors) or None
         _restore_optimizer(run.optimizer, _under("optimizer.", tensors))
+        _require_state(run.optimizer, start, run)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise StorageError(f"{path}: the checkpoint is incomplete or broken; remove it") from error
 
@@ -164,6 +166,28 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, T
         if any(value.ndim and value.shape != parameters[number].shape for value in values.values()):
             raise ValueError(f"the state of parameter {number} has another shape")
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _require_state(
+    optimizer: torch.optim.Optimizer, start: Mapping[str, Tensor], run: TrainingRun
+) -> None:
+    """Raise ``ValueError`` unless every parameter that has learned has its whole state.
+
+    A parameter that no loss depends on has none, and is as it was at the start.
+    """
+    wanted = _kept_by(optimizer)
+    names = {parameter: name for name, parameter in run.classifier.named_parameters()}
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        found = {k for k, value in optimizer.state[parameter].items() if value is not None}
+        if found != wanted and (found or not torch.equal(parameter, start[names[parameter]])):
+            raise ValueError(f"the optimizer's state of {names[parameter]} is not whole")
+
+
+def _kept_by(optimizer: torch.optim.Optimizer) -> set[str]:
+    """Return what an optimizer keeps of each parameter."""
+    if isinstance(optimizer, torch.optim.AdamW):
+        return {"step", "exp_avg", "exp_avg_sq"}
+    return {"momentum_buffer"} if optimizer.defaults["momentum"] else set()
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

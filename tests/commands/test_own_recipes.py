@@ -49,7 +49,8 @@ model = "recipe_nets:weak"
 training = { epochs = 1 }
 """
 SETTINGS = "place = ['mine=data.npz']\nsearch-images = 20\nout = 'run'\nquiet = true\n"
-RUN = ("run", "own.toml", "--settings", "run.toml", "--json")
+UNTRUSTED = ("run", "own.toml", "--settings", "run.toml", "--json")
+RUN = (*UNTRUSTED, "--trust-code")
 
 
 @pytest.fixture
@@ -96,6 +97,28 @@ def test_a_recipe_with_factories_runs_stops_goes_on_and_is_reported(
     own = ("--model", "recipe_nets:Net", "--model-arg", "width=3")
     module = succeed("inspect", "run/modules/cat.safetensors", *own, "--json").json
     assert module["module"]["architecture"]["name"] == "recipe_nets:Net"
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_recipe_alone_makes_no_code_run(folder: Path, more: tuple[str, ...]) -> None:
+    (folder / "recipe_nets.py").write_text("open('ran', 'w')\n")
+    (folder / "run.toml").write_text(SETTINGS.replace("quiet", "trust-code"))
+    refused = call(*UNTRUSTED, *more)
+    assert refused.code == 2
+    assert "unknown key 'trust-code'" in refused.err
+    (folder / "run.toml").write_text(SETTINGS)
+    before = files_in(folder)
+    refused = call(*UNTRUSTED, *more)
+    assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
+    assert "own.toml: key 'strong.model' names code, 'recipe_nets:Net'" in refused.err
+    assert "--trust-code" in refused.err
+    (folder / "own.toml").write_text(
+        RECIPE.replace("recipe_nets:Net", "lenet5").replace("arguments = { width = 3 }", "")
+    )
+    assert "key 'weak.model' names code" in call(*UNTRUSTED, *more).err
+    (folder / "own.toml").write_text(RECIPE)
+    assert files_in(folder) == before
+    assert "recipe_nets" not in sys.modules
 
 
 def test_the_width_of_a_run_is_not_that_of_a_factory(folder: Path) -> None:

@@ -3,15 +3,17 @@
 import os
 import signal
 import time
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import toys
-from cnnsplitter.folder_lock import held
+from cnnsplitter.folder_lock import held, held_file
 from cnnsplitter.inference import one_thread
 from cnnsplitter.pipeline import Run, save_modules
 from cnnsplitter.search import GradientSearch
 from cnnsplitter.splitting import split
+from shop import succeed, write_npz
 from test_pipeline import finish, small
 
 
@@ -31,12 +33,43 @@ def gradient(folder: Path, place: dict[str, str]) -> None:
     save_modules(found, folder / "modules", {"seed": 0})
 
 
+SETTINGS = """search = "gradient"
+keep = 0.5
+compensate = true
+finetune-epochs = 1
+[gradient]
+rounds = 3
+steps = 3
+anneal = 2
+"""
+DATA = ("--data", "data.npz", "--quiet")
+PATCH = ("patch", "weak.safetensors", "--with", "modules/cat.safetensors", *DATA)
+COMMANDS = {
+    "weak.safetensors": ("train", "lenet5", *DATA, "--epochs", 3, "--width", 0.5),
+    "strong.safetensors": ("train", "lenet5", *DATA, "--epochs", 6),
+    "modules": ("split", "strong.safetensors", *DATA, "--settings", "split.toml"),
+    "patched.safetensors": (*PATCH, "--force-patch", "--gate", 0.5),
+}
+"""What is written to what it is written by."""
+
+
+def commands(folder: Path, place: dict[str, str]) -> None:
+    """Train, split with the gradient search, compensate, fine-tune, and patch by commands."""
+    folder.mkdir(exist_ok=True)
+    with chdir(folder), one_thread():
+        write_npz(Path("data.npz"), each=12)
+        Path("split.toml").write_text(SETTINGS)
+        for out, command in COMMANDS.items():
+            if not (Path(out) / "split.json" if out == "modules" else Path(out)).exists():
+                succeed(*command, "--out", out)
+
+
 def claim(folder: Path, place: dict[str, str]) -> None:
     """Begin a run."""
     Run(small(), folder, place).prepare()
 
 
-WORK = {"run": whole, "gradient": gradient, "claim": claim}
+WORK = {"run": whole, "commands": commands, "gradient": gradient, "claim": claim}
 
 
 def work(name: str, folder: Path, place: dict[str, str], number: int, before: bool) -> None:
@@ -59,5 +92,12 @@ def work(name: str, folder: Path, place: dict[str, str], number: int, before: bo
 def hold(folder: Path, ready: Path) -> None:
     """Hold the lock of a folder for long."""
     with held(folder):
+        ready.touch()
+        time.sleep(300)
+
+
+def make(path: Path, ready: Path) -> None:
+    """Be the one that makes a file for long."""
+    with held_file(path):
         ready.touch()
         time.sleep(300)

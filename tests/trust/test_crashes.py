@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -22,16 +23,19 @@ from cnnsplitter.errors import StorageError
 from cnnsplitter.files import read_tensors, write_tensors
 from cnnsplitter.folder_lock import LOCK, held
 from cnnsplitter.results import read_json, write_json
-from shop import call
+from shop import call, succeed, write_npz
 from test_pipeline import DIGITS, contents, images_of, untimed
-from trust.crashing import WORK, claim, gradient, hold, work
+from trust.crashing import WORK, claim, gradient, hold, make, work
 
 SERVER = multiprocessing.get_context("forkserver")
 """So that what is killed need not import everything first, and computes gradients nevertheless."""
 SERVER.set_forkserver_preload(["trust.crashing"])
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="times differ between devices")
-NAMES = ("run", "gradient")
-"""A whole run with the genetic search, and a split with the gradient search."""
+NAMES = ("run", "gradient", "commands")
+"""A whole run with the genetic search, a split with the gradient search, and one after the other
+the commands for training, that split with all that follows it, and a patch."""
+PASSING = re.compile(r"\..*|.*\.checkpoint|events\.jsonl")
+"""What commands leave that were killed with all their results written, and what tells of times."""
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +76,10 @@ def assert_whole(folder: Path) -> None:
 
 def final(folder: Path) -> tuple[Any, ...]:
     report = untimed(folder) if (folder / "report.json").exists() else None
-    return contents(folder), report
+    files = contents(folder)
+    if (folder / "split.toml").exists():
+        files = {name: files[name] for name in files if not PASSING.fullmatch(Path(name).name)}
+    return files, report
 
 
 def check_kills(name: str, folder: Path, place: dict[str, str], kills: int, seed: int) -> int:
@@ -148,6 +155,25 @@ class TestOneAtATime:
         with held(tmp_path / "run"):
             assert (tmp_path / "run" / LOCK).read_text() == str(os.getpid())
         assert not (tmp_path / "run" / LOCK).exists()
+
+    def test_one_training_for_a_file(self, tmp_path: Path) -> None:
+        """Others in the same folder may go on."""
+        data, out = write_npz(tmp_path / "data.npz", each=6), tmp_path / "new" / "a.safetensors"
+        ready = tmp_path / "ready"
+        first = SERVER.Process(target=make, args=(out, ready))
+        first.start()
+        while not ready.exists():
+            time.sleep(0.01)
+        shape = ("--data", data, "--epochs", 1, "--quiet")
+        refused = call("train", "lenet5", *shape, "--out", out)
+        assert refused.code == 2
+        assert f"a.safetensors: process {first.pid} makes it" in refused.err
+        succeed("train", "lenet5", *shape, "--out", out.with_name("b.safetensors"))
+        first.kill()
+        first.join()
+        succeed("train", "lenet5", *shape, "--out", out)
+        made = sorted(path.name for path in out.parent.iterdir())
+        assert made == ["a.safetensors", "b.safetensors"]
 
     def test_a_folder_that_stays_empty_is_removed(self, tmp_path: Path) -> None:
         with held(tmp_path / "a" / "b"):

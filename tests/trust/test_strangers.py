@@ -20,8 +20,9 @@ from cnnsplitter.errors import CnnSplitterError, StorageError
 from cnnsplitter.files import read_tensors, write_tensors
 from cnnsplitter.weights import load_weights
 from shop import call, write_npz
-from trust.corpus import MARKER, Poison, cases
+from trust.corpus import cases
 from trust.loaders import LOADERS, fresh
+from trust.spoiling import MARKER, Poison
 
 TENSORS = tuple(n for n in LOADERS if LOADERS[n].name in ("a", "a.safetensors"))
 KINDS = ("genetic", "gradient", "training")
@@ -125,9 +126,8 @@ def test_each_tensor_missing_or_of_another_type_or_shape(
     optional = {key for key in tensors if key.endswith(("num_batches_tracked", "seen"))}
     for key in sorted(tensors.keys() - optional)[:: max(1, len(tensors) // 12)]:
         others = {k: t for k, t in tensors.items() if k != key}
-        # Parameters that were never used have no state, so one without is not odd.
-        missing: list[dict[str, Tensor]] = [] if key.startswith("optimizer.") else [{}]
-        for made in (*missing, *({key: value} for value in spoilt(tensors[key]))):
+        made_of: list[dict[str, Tensor]] = [{}, *({key: value} for value in spoilt(tensors[key]))]
+        for made in made_of:
             scratch[name].unlink()
             write({**others, **made}, scratch[name])
             changed = made.get(key, torch.zeros(0))

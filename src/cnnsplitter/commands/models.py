@@ -101,27 +101,29 @@ def train(
         kind, settings_table(context, "training"), changes, f"{settings}: training"
     )
     arguments = parsed_arguments(model_arguments)
+    from cnnsplitter.folder_lock import held_file
     from cnnsplitter.inference import best_device
     from cnnsplitter.training import train as fit
 
     terminal = Terminal(json, quiet, verbose=verbose)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
-    with terminal:
-        images = open_data(context, terminal)
-        require_test_images(images)
-        start = _untrained(context, images, arguments)
-        trained = fit(
-            start.to(best_device()),
-            images.train,
-            images.search,
-            training,
-            seed=seed,
-            checkpoint=checkpoint,
-            progress=terminal.progress,
-        )
-    kept = {"data": data, "kind": kind, "training": training.model_dump()}
-    _finish(trained.classifier, images, out, terminal, force, seed=seed, **kept)
-    checkpoint.unlink(missing_ok=True)
+    with held_file(out):
+        with terminal:
+            images = open_data(context, terminal)
+            require_test_images(images)
+            start = _untrained(context, images, arguments)
+            trained = fit(
+                start.to(best_device()),
+                images.train,
+                images.search,
+                training,
+                seed=seed,
+                checkpoint=checkpoint,
+                progress=terminal.progress,
+            )
+        kept = {"data": data, "kind": kind, "training": training.model_dump()}
+        _finish(trained.classifier, images, out, terminal, force, seed=seed, **kept)
+        checkpoint.unlink(missing_ok=True)
 
 
 def _untrained(

@@ -28,6 +28,8 @@ _TABLES = {"train": ("training",), "split": ("genetic", "gradient", "importance"
 _TABLE = "cnnsplitter.table"
 _TWINS_OF_PHOTOS = 50
 _NAMES_NETWORKS = ("model",)
+_TRUST = {"trust-pickle", "trust-code"}
+"""What lets a file run code, and so must be said by a person."""
 
 Data = Annotated[
     str,
@@ -115,7 +117,7 @@ def _read_settings(context: typer.Context, path: Path | None) -> Path | None:
         return None
     values = read_toml(path)
     known = {_key(parameter): parameter for parameter in context.command.params}
-    known = {key: known[key] for key in known.keys() - {"settings", "help", "trust-pickle"}}
+    known = {key: known[key] for key in known.keys() - {"settings", "help"} - _TRUST}
     tables = _TABLES.get(context.command.name or "", ())
     context.meta[_TABLE] = {
         name: _table(f"{path}: key {name!r}", values.pop(name)) for name in tables if name in values

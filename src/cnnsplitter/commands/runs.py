@@ -33,6 +33,15 @@ if TYPE_CHECKING:
     from cnnsplitter.recipes import Recipe
     from cnnsplitter.run_folder import FoundRun
 
+TrustCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code",
+        help="Import and call the factories that the recipe names. Only here, never in a settings "
+        "file.",
+    ),
+]
+
 
 def _recipe_names() -> list[str]:
     """Return the recipes that a shell completes, without the time that importing them takes."""
@@ -76,6 +85,7 @@ def run(
     tensorboard: ToTensorBoard = False,
     mlflow: ToMLflow = False,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")] = None,
+    trust_code: TrustCode = False,
     settings: Settings = None,
     dry_run: DryRun = False,
     force: Force = False,
@@ -86,7 +96,7 @@ def run(
     """Run a recipe from training to the patch report; run it again to go on where it stopped."""
     from cnnsplitter.recipes import load_recipe
 
-    wanted = load_recipe(recipe).adapted(
+    wanted = load_recipe(recipe, trust_code=trust_code).adapted(
         width=width,
         epochs=epochs,
         population=population,

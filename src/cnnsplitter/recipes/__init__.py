@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from cnnsplitter.data import SplitShares
 from cnnsplitter.errors import SettingsError, require_known
-from cnnsplitter.models import Scalar, require_reference, require_scalars
+from cnnsplitter.models import Scalar, is_factory, require_reference, require_scalars
 from cnnsplitter.patches.fitting import Fitting
 from cnnsplitter.preprocessing import Preprocessing
 from cnnsplitter.reading import read_toml
@@ -57,7 +57,8 @@ class ModelSettings(_Settings):
 
     Attributes:
         model: Name of the network, ``torchvision:NAME``, ``timm:NAME``, or a
-            ``package.module:factory``, which is imported and called: a recipe with one is code.
+            ``package.module:factory``, which is imported and called: a recipe with one is code,
+            and is read from a file only by who says so.
         arguments: More arguments of the network; all arguments of a factory.
         width: Factor on the kernels of every convolution.
         dropout: Share that is dropped; None for the published one.
@@ -236,20 +237,37 @@ def recipe_names() -> tuple[str, ...]:
     )
 
 
-def load_recipe(name_or_path: str) -> Recipe:
+def load_recipe(name_or_path: str, *, trust_code: bool = False) -> Recipe:
     """Read a recipe by name, or from a TOML file.
 
+    Args:
+        name_or_path: A name of ``recipe_names``, or a path that ends in ``.toml``.
+        trust_code: Take a file that names factories, which whoever runs it imports and calls.
+
     Raises:
-        SettingsError: Unknown name (with the nearest match), broken TOML, unknown or wrong keys.
+        SettingsError: Unknown name (with the nearest match), broken TOML, unknown or wrong keys,
+            or a factory without ``trust_code``.
     """
     path = Path(name_or_path)
     if _is_toml(path.name):
         if not path.is_file():
             raise SettingsError(f"{path}: no such recipe file")
-        return parse_settings(Recipe, read_toml(path), str(path))
+        found = parse_settings(Recipe, read_toml(path), str(path))
+        if not trust_code:
+            _require_no_code(found, path)
+        return found
     require_known("recipe", name_or_path, recipe_names())
     text = (files(__name__) / f"{name_or_path}.toml").read_text(encoding="utf-8")
     return parse_settings(Recipe, tomllib.loads(text), name_or_path)
+
+
+def _require_no_code(recipe: Recipe, path: Path) -> None:
+    for key, settings in (("strong", recipe.strong), ("weak", recipe.weak)):
+        if is_factory(settings.model):
+            raise SettingsError(
+                f"{path}: key '{key}.model' names code, {settings.model!r}; if you trust it, run "
+                "the recipe with --trust-code (in Python, load_recipe(..., trust_code=True))"
+            )
 
 
 def _is_toml(name: str) -> bool:
