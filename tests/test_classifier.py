@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ class Failing(nn.Module):
 
     def forward(self, x: Tensor) -> object:
         if isinstance(self.result, Exception):
-            raise self.result
+            raise self.result  # HERE
         return self.result
 
 
@@ -69,7 +70,7 @@ def test_check_accepts_and_changes_nothing() -> None:
     model.check()
     assert [m.training for m in model.modules()] == flags
     wrong = Classifier(linear(), CLASSES, (3, 4, 5))
-    with pytest.raises(ModelError, match=r"does not take images of shape \(3, 4, 5\): .*mat1"):
+    with pytest.raises(ModelError, match=r"images of shape \(3, 4, 5\) in module '1': .*mat1"):
         wrong.check()
     assert all(m.training for m in wrong.modules())
 
@@ -90,11 +91,14 @@ def test_check_names_weights_that_are_not_finite(value: float) -> None:
         (nn.Flatten(0), r"shape () but 2 classes"),
         (Failing((1, 2)), "gives a tuple, but must"),
         (Failing({"logits": 1}), "gives a dict, but must"),
-        (Failing(TypeError("no such\nthing")), "(3, 4, 4): no such"),
-        (Failing(AssertionError()), "(3, 4, 4): AssertionError"),
+        (Failing(TypeError("no such\nthing")), "(3, 4, 4) (HERE): no such; mend"),
+        (Failing(AssertionError()), "(3, 4, 4) (HERE): AssertionError; mend"),
     ],
 )
 def test_check_refuses_other_outputs(net: nn.Module, message: str) -> None:
+    lines = Path(__file__).read_text().splitlines()
+    line = 1 + next(number for number, text in enumerate(lines) if text.endswith("# HERE"))
+    message = message.replace("HERE", f"{__file__}:{line}")
     with pytest.raises(ModelError, match=re.escape(message)) as raised:
         Classifier(net, CLASSES, SHAPE).check()
     assert "\n" not in str(raised.value)

@@ -19,6 +19,7 @@ LAYERS = (
     {"extras", "reading"},
     {
         "nets",
+        "authorship",
         "outlines",
         "preprocessing",
         "selection",

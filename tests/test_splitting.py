@@ -224,6 +224,36 @@ def test_classifiers_are_taken_as_they_are(strong: Classifier, digits: Splits) -
     assert wrapped.net is strong.net
 
 
+@pytest.mark.parametrize("search", [SEARCH, GradientSearch(rounds=2, steps=2, anneal=1)])
+def test_rows_of_hidden_linear_layers_are_units_on_request(
+    search: Search, strong: Classifier, digits: Splits
+) -> None:
+    assert isinstance(strong.net, nn.Module)
+    hidden = [m for m in strong.net.modules() if isinstance(m, nn.Linear)][:-1]
+    kernels, both = trace(strong), trace(strong, units="all")
+    assert both.unit_count == kernels.unit_count + sum(layer.out_features for layer in hidden)
+    given = {"seed": 3, "search_images": 60, "units": "all"}
+    found = split(strong, digits, search=search, importance="taylor", **given)
+    for name, module in found.modules.items():
+        keep = found.result.selection(name).keep
+        rows = [m.out_features for m in module.net.modules() if isinstance(m, nn.Linear)][:-1]
+        assert sum(rows) + sum(
+            m.out_channels for m in module.net.modules() if isinstance(m, nn.Conv2d)
+        ) == int(keep.sum())
+    assert int(keep.sum()) < both.unit_count
+
+
+def test_a_network_without_convolution_is_split_by_its_linear_layers(digits: Splits) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 5))
+    strong = Classifier(net, digits.classes, digits.input_shape)
+    with pytest.raises(ModelError, match='units="all"'):
+        run(strong, digits)
+    found = run(strong, digits, units="all")
+    images = digits.test.images.read(torch.arange(6))
+    assert compose(found)(images).shape == (6, 5)
+    assert len(found.rows(strong)) == 5
+
+
 def test_what_cannot_be_split_is_refused_at_once(strong: Classifier, digits: Splits) -> None:
     with pytest.raises(SettingsError, match="select or reorder"):
         run(strong, digits.relabel("43210"), progress=nothing)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnnsplitter.authorship import class_of, place_of
 from cnnsplitter.errors import ModelError, SettingsError, first_line
 from cnnsplitter.nets import eval_mode, require_one_input
 from cnnsplitter.preprocessing import Preprocessing
@@ -138,6 +139,8 @@ class Classifier(nn.Module):
             raise
         except Exception as error:  # the network may be the user's own, with errors of any type
             reason = first_line(error)
+            place = place_of(error, self.net)
             raise ModelError(
-                f"the network does not take images of shape {self.input_shape}: {reason}"
+                f"{class_of(self.net)}: the network does not take images of shape "
+                f"{self.input_shape}{place}: {reason}; mend its forward or give other images"
             ) from error

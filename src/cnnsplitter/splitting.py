@@ -33,6 +33,7 @@ from cnnsplitter.surgery import extract
 from cnnsplitter.taylor import measure_taylor
 
 Unknown = Literal["error", "freeze"]
+Units = Literal["conv", "all"]
 
 Measure = Literal["feature-maps", "taylor"]
 """How importance is measured: ``measure_importance``, or ``measure_taylor``."""
@@ -112,10 +113,10 @@ def as_classifier(model: nn.Module, data: Splits) -> Classifier:
     return Classifier(model, data.classes, data.input_shape)
 
 
-def trace(strong: Classifier, *, unknown: Unknown = "error") -> ChannelMap:
+def trace(strong: Classifier, *, units: Units = "conv", unknown: Unknown = "error") -> ChannelMap:
     """Return the channel map of a strong model's network, after checking that it can be used."""
     strong.check()
-    return ChannelMap.trace(strong.net, strong.example(), unknown=unknown)
+    return ChannelMap.trace(strong.net, strong.example(), units=units, unknown=unknown)
 
 
 def split(
@@ -128,6 +129,7 @@ def split(
     sensitivity: Sensitivity | None = None,
     search_images: int | None = None,
     start: SearchResult | None = None,
+    units: Units = "conv",
     unknown: Unknown = "error",
     checkpoint: Path | None = None,
     engine: Engine | None = None,
@@ -144,6 +146,7 @@ def split(
         sensitivity: Measured already; by default measured here if the search needs it.
         search_images: At most so many images of ``data.search`` score selections.
         start: What another search of this network found, for a genetic search to begin near.
+        units: ``"all"`` takes rows of hidden linear layers for units, too, beside kernels.
         unknown: What an operator that cannot be followed does; see ``ChannelMap.trace``.
         checkpoint: File to resume from and to write after every generation.
         engine: Where selections are scored; by default in this process.
@@ -160,7 +163,7 @@ def split(
     search = search or GeneticSearch()
     images = search_set(search, limited(data.search, search_images, seed))
     require_usable(classifier, data, images)
-    channels = trace(classifier, unknown=unknown)
+    channels = trace(classifier, units=units, unknown=unknown)
     require_layers(search, sensitivity, channels)
     if start is not None and start.fingerprint != channels.fingerprint:
         raise SettingsError("the start selections are another network's; give those of this one")

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from cnnsplitter.authorship import place_of
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.cutting import narrow_copy
 from cnnsplitter.channels.masking import masked
@@ -27,7 +28,7 @@ def extract(model: nn.Module, channels: ChannelMap, selection: Selection) -> nn.
     except RUN_ERRORS as error:
         raise UnsupportedModelError(
             f"the cut {type(model).__name__} does not run, so its forward holds a number of "
-            f"channels: {first_line(error)}"
+            f"channels{place_of(error, narrow)}: {first_line(error)}"
         ) from error
     return narrow
 

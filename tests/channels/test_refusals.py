@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnsplitter.channels import ChannelMap
+from cnnsplitter.classifier import Classifier
 from cnnsplitter.errors import ModelError, UnsupportedModelError
 from cnnsplitter.surgery import extract, masked_forward
 
@@ -111,6 +112,49 @@ def test_an_unknown_operator() -> None:
     assert "in module 'part'" in str(error)
     assert line_of(Odd) in str(error)
     assert "unknown='freeze'" in str(error)
+
+
+class Failing(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.features(x)
+        if y.shape[1] == 6:
+            raise KeyError("missing")  # HERE
+        return self.head(y)  # type: ignore[no-any-return]
+
+
+class Unfitting(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x)[:, :5])  # type: ignore[no-any-return]  # HERE
+
+
+@pytest.mark.parametrize("kind", [Failing, Unfitting])
+def test_an_error_of_the_forward_names_line_and_layer(kind: type[nn.Module]) -> None:
+    layer = "part" if kind is Failing else "part.head"
+    classifier = Classifier(Holder(kind()), ("a", "b"), (3, 8, 8))
+    with pytest.raises(ModelError, match="does not take images") as tried_out:
+        classifier.check()
+    for error in (refused(classifier.net), tried_out.value):
+        assert line_of(kind) in str(error)
+        assert f"in module {layer!r}" in str(error)
+        assert "mend its forward" in str(error)
+
+
+class Linear(nn.Module):  # HERE
+    def __init__(self) -> None:
+        super().__init__()
+        self.only = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.only(x.mean((1, 2)))  # type: ignore[no-any-return]
+
+
+def test_a_network_without_convolution_is_named_with_its_line_and_layers() -> None:
+    error = str(refused(Linear()))
+    assert re.match(r"Linear \(.*\) has no convolution among its layers \('only' Linear\)", error)
+    assert line_of(Linear) in error
+    with pytest.raises(ModelError, match="no convolution or linear layer") as nothing:
+        ChannelMap.trace(nn.Flatten(), torch.zeros(1, 3, 8, 8), units="all")
+    assert "--units" not in str(nothing.value)
 
 
 def test_no_convolution() -> None:

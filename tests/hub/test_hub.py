@@ -45,6 +45,7 @@ DETAILS = {
     "data": "photos/mine.npz[bird,cat,dog]",
     "metrics": {"test_accuracy": 0.75},
 }
+PUBLIC = {**DETAILS, "data": "mine.npz[bird,cat,dog]"}
 
 
 def models() -> dict[str, Model]:
@@ -92,7 +93,7 @@ class TestFolder:
         save_folder(MODELS[kind], tmp_path / "a" / "b", details=DETAILS)
         assert sorted(os.listdir(tmp_path / "a" / "b")) == sorted(FILES)
         assert same(load_folder(tmp_path / "a" / "b"), MODELS[kind])
-        assert describe(tmp_path / "a" / "b" / "model.safetensors")["details"] == DETAILS
+        assert describe(tmp_path / "a" / "b" / "model.safetensors")["details"] == PUBLIC
 
     @pytest.mark.parametrize("kind", MODELS)
     def test_config_and_card_tell_what_it_is(self, kind: str, tmp_path: Path) -> None:
@@ -120,8 +121,9 @@ class TestFolder:
     def test_what_is_read_names_no_folder_of_images(self, tmp_path: Path) -> None:
         save_folder(MODELS["classifier"], tmp_path, details=DETAILS)
         told = json.loads((tmp_path / "config.json").read_text())["details"]
-        assert told == {**DETAILS, "data": "mine.npz[bird,cat,dog]"}
-        assert "photos/" not in (tmp_path / "README.md").read_text()
+        assert told == PUBLIC
+        for name in FILES:
+            assert b"photos/" not in (tmp_path / name).read_bytes()
 
     def test_a_comparison_is_shown_as_its_rows(self, tmp_path: Path) -> None:
         rows = [{"target": "dog", "f1_before": 0.5, "f1_after": 0.625}]
@@ -194,9 +196,20 @@ class TestWire:
         repository = hub.repositories[REPOSITORY]
         assert repository.private
         files = repository.commits[pushed.commit]
-        assert files[FILES[2]] == (tmp_path / "cat.safetensors").read_bytes()
+        (tmp_path / "sent.safetensors").write_bytes(files[FILES[2]])
+        assert describe(tmp_path / "sent.safetensors")["details"] == PUBLIC
+        assert same(load(tmp_path / "sent.safetensors"), MODELS["class-module"])
+        assert not [name for name, content in files.items() if b"photos/" in content]
         assert b"# lenet-birds" in files["README.md"]
         assert b'license: "mit"' in files["README.md"]
+
+    def test_a_folder_whose_model_names_local_folders_is_not_sent(
+        self, hub: hub_server.Hub, tmp_path: Path
+    ) -> None:
+        save(MODELS["classifier"], tmp_path / "model.safetensors", details=DETAILS)
+        with pytest.raises(StorageError, match=r"in which folder the images lay \(photos/mine"):
+            push_to_hub(tmp_path, REPOSITORY)
+        assert REPOSITORY not in hub.repositories
 
     def test_branches_and_commits_are_revisions(self, hub: hub_server.Hub, tmp_path: Path) -> None:
         commits = {}
@@ -311,7 +324,8 @@ class TestCommands:
         assert hub.repositories[REPOSITORY].private
         pull = ("pull", REPOSITORY, "--revision", "v1", "--out", out)
         assert succeed(*pull).out == f"Written to {out}: patched (commit {pushed['commit']})\n"
-        assert out.read_bytes() == (tmp_path / "patched.safetensors").read_bytes()
+        assert out.read_bytes() == (folder / "model.safetensors").read_bytes()
+        assert same(load(out), MODELS["patched"])
         again = call(*pull)
         assert (again.code, again.err.split(";")[0]) == (2, f"error: {out}: exists already")
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from cnnsplitter.channels.refusals import author_line, refusal
+from cnnsplitter.authorship import author_line
+from cnnsplitter.channels.refusals import refusal
 from cnnsplitter.channels.shadow import RUN_ERRORS, ShapeMode, run_shapes, without_data
 from cnnsplitter.channels.tracking import Tracker, tracked
 from cnnsplitter.nets import require_one_input

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from cnnsplitter.channels.flow import ChannelNorm, Flow, SizedAttribute
 from cnnsplitter.channels.graph import record_graph
+from cnnsplitter.channels.refusals import no_convolution
 from cnnsplitter.channels.trace import number_units, walk
 from cnnsplitter.channels.verify import find_fault
-from cnnsplitter.errors import ModelError, SelectionError, UnsupportedModelError
+from cnnsplitter.errors import SelectionError, UnsupportedModelError
 from cnnsplitter.selection import Selection
 
 _MOST_REPEATS = 12
@@ -135,10 +136,7 @@ class ChannelMap:
             flow = walk(graph, freeze_unknown=unknown == "freeze", frozen_modules=frozen_modules)
             channels = _build(flow, tuple(example.shape[1:]), linear_units=units == "all")
             if not channels.layers:
-                raise ModelError(
-                    f"{type(model).__name__} has no convolution: nothing to select; "
-                    'units="all" selects the rows of hidden linear layers'
-                )
+                raise no_convolution(model, linear_units=units == "all")
             fault = find_fault(model, channels, trial)
             if fault is None:
                 return channels

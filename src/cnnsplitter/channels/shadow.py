@@ -84,7 +84,7 @@ def run_shapes(model: nn.Module, shape: tuple[int, ...]) -> Any:
     """
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     empty = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-    dtype = next(model.parameters()).dtype
+    dtype = next(model.parameters(), torch.empty(0)).dtype
     image = torch.empty(shape, dtype=dtype, device="meta")
     with torch.inference_mode(), ShapeMode():  # type: ignore[no-untyped-call]
         return functional_call(model, empty, (image,))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from cnnsplitter.authorship import class_of
 from cnnsplitter.channels.cutting import cut_down
 from cnnsplitter.channels.masking import masked
 from cnnsplitter.channels.shadow import RUN_ERRORS
@@ -80,7 +81,7 @@ def _find_fault(model: nn.Module, channels: "ChannelMap", example: Tensor) -> Fa
         again = tree_leaves(wide(x))
     if not _all_agree(expected, again):
         raise UnsupportedModelError(
-            f"{type(model).__name__} gives other outputs every time, also in evaluation mode; "
+            f"{class_of(model)} gives other outputs every time, also in evaluation mode; "
             "pass training=self.training to its functional dropout"
         )
     with tracked(trial, record=True) as thin:

@@ -29,6 +29,7 @@ def save_folder(
 
     It gets ``model.safetensors``, as ``save`` writes it, ``config.json`` with what the model is,
     and ``README.md``, the model card. The latter two are for readers: nothing is loaded from them.
+    None of the three says in which folders the images lay (``data`` of the details).
 
     Args:
         model: A classifier, class module, composed or patched model.
@@ -47,9 +48,8 @@ def save_folder(
         require_new(
             folder / name, overwrite, remedy="choose another folder or allow to overwrite it"
         )
-    save(model, folder / MODEL, details=details, overwrite=overwrite)
+    save(model, folder / MODEL, details=public_details(details or {}), overwrite=overwrite)
     manifest = describe(folder / MODEL)
-    manifest["details"] = _public(manifest["details"])
     write_json(
         folder / CONFIG,
         {"library_name": "cnnsplitter", "cnnsplitter_version": __version__, **manifest},
@@ -60,7 +60,7 @@ def save_folder(
     (folder / CARD).write_text(card, encoding="utf-8")
 
 
-def _public(details: Mapping[str, Any]) -> dict[str, Any]:
+def public_details(details: Mapping[str, Any]) -> dict[str, Any]:
     """Return details in which the images are named without the folders that they lay in."""
     data = details.get("data")
     return {**details, "data": data_name(data)} if isinstance(data, str) else dict(details)

@@ -12,7 +12,7 @@ from cnnsplitter import __version__
 from cnnsplitter.errors import HubError, SettingsError, StorageError, first_line
 from cnnsplitter.extras import require_extra
 from cnnsplitter.files import replacing, require_new
-from cnnsplitter.hub.folder import CARD, CONFIG, MODEL, save_folder
+from cnnsplitter.hub.folder import CARD, CONFIG, MODEL, public_details, save_folder
 from cnnsplitter.storage.saving import describe, load
 from cnnsplitter.storage.unpacking import Builder
 
@@ -77,7 +77,8 @@ def push_to_hub(
 
     Raises:
         SettingsError: The extra ``hub`` is not installed, or the repository cannot be named so.
-        StorageError: ``source`` is not a model of this package.
+        StorageError: ``source`` is not a model of this package, or its model names the folder that
+            images lay in.
         HubError: The hub cannot be reached or refuses.
     """
     require_extra("hub", "huggingface_hub")
@@ -137,7 +138,12 @@ def _forget(cached: Path) -> None:
 
 
 def _push(folder: Path, repository: str, revision: str | None, private: bool | None) -> Pushed:
-    describe(folder / MODEL)
+    details = describe(folder / MODEL)["details"]
+    if details != public_details(details):
+        raise StorageError(
+            f"{folder / MODEL}: tells in which folder the images lay ({details['data']}); "
+            "push the file that the folder was made of, or bundle that again"
+        )
     files = sorted({file for pattern in _SENT for file in folder.glob(pattern) if file.is_file()})
     from huggingface_hub import CommitOperationAdd
 
