@@ -65,4 +65,5 @@ def measure_taylor(
         torch.full((classes,), len(data)),
         torch.zeros(classes, dtype=torch.bool),
         channels.fingerprint,
+        strong.weights_digest(),
     )
