@@ -184,6 +184,7 @@ def modules_of(place: Place, strong: Classifier, data: Splits, seed: int, file: 
         search=search,
         seed=seed,
         search_images=place.settings["search_images"],
+        compensate=False,
         checkpoint=file.with_suffix(".checkpoint"),
         progress=place.terminal.progress,
     )

@@ -264,6 +264,7 @@ class Trial:
             "seed": self.case.seed,
             "importance": self._importance(),
             "checkpoint": self._file("safetensors"),
+            "compensate": False,
         }
         try:
             return split(self.strong, self.data, search=search, progress=watch, **options)

@@ -73,6 +73,7 @@ def module_of(
             strong,
             data,
             search=SEARCH,
+            compensate=False,
             seed=family.seed,
             importance=measure_importance(strong, channels, limited(data.train, 1000, family.seed)),
             search_images=SEARCH_IMAGES,

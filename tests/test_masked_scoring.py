@@ -7,6 +7,7 @@ import toys
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.cost import measure_cost
+from cnnsplitter.errors import ModelError
 from cnnsplitter.inference import predict
 from cnnsplitter.masked_scoring import MaskedImages, MaskedMargins
 from cnnsplitter.scoring import CutScorer
@@ -40,6 +41,22 @@ def test_every_pair_is_scored_by_its_own_class_module(spec: Spec) -> None:
     scores = masked(images, owner, masks)
     found = expected[torch.arange(5), images]
     torch.testing.assert_close(scores, found, rtol=1e-4, atol=1e-4)
+
+
+class Stopped(torch.nn.Conv2d):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input).detach()
+
+
+def test_networks_without_gradients_are_refused() -> None:
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), Stopped(4, 4, 3), torch.nn.Flatten(), torch.nn.Linear(64, 4)
+    )
+    masked = masked_images(Classifier(net, CLASSES, (1, 8, 8)))
+    masks = random_masks(masked.channels, 1)
+    masked(torch.tensor([0]), torch.tensor([0]), masks)
+    with pytest.raises(ModelError, match=r"no gradient flows .* such as genetic"):
+        masked(torch.tensor([0]), torch.tensor([0]), masks.requires_grad_())
 
 
 def test_gradients_reach_the_masks_of_each_pair_and_nothing_else() -> None:

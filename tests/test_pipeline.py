@@ -21,7 +21,7 @@ from cnnsplitter.evaluation import compare, evaluate
 from cnnsplitter.patches.patching import PatchedModel
 from cnnsplitter.pipeline import Run, save_modules
 from cnnsplitter.progress import Progress, Step, silent
-from cnnsplitter.recipes import Recipe, load_recipe
+from cnnsplitter.recipes import Recipe, SearchSettings, load_recipe
 from cnnsplitter.results import read_json
 from cnnsplitter.search import Generation, GeneticSearch, SearchResult
 from cnnsplitter.splitting import Split
@@ -81,7 +81,11 @@ def small(**changes: Any) -> Recipe:
     recipe = toy("rescnn-svhn-5", **changes)
     return recipe.model_copy(
         update={"strong": recipe.strong.model_copy(update={"model": "weak-rescnn", "width": 0.25})}
-        | {"search": load_recipe("demo").search.adapted(population=4, generations=3)}
+        | {
+            "search": SearchSettings(ratios=(0.2, 0.4, 0.6, 0.8)).adapted(
+                population=4, generations=3
+            )
+        }
     )
 
 
@@ -217,7 +221,7 @@ def test_resumed_equals_uninterrupted(
     assert all((stage, n) not in again for n in range(1, done) if stage != "sensitivity")
 
 
-def test_the_default_search_measures_sensitivity(whole: Path) -> None:
+def test_the_genetic_search_measures_sensitivity(whole: Path) -> None:
     curves = read_json(whole / "sensitivity.json")
     assert curves["ratios"] == [0.2, 0.4, 0.6, 0.8, 1.0]
 
@@ -294,6 +298,11 @@ def changed(part: str, **values: Any) -> Callable[[Recipe], Recipe]:
         (changed("weak_data", source="svhn[6-9]"), SettingsError, "of the weak model '3'"),
         (changed("strong_data", source="svnh"), SettingsError, "unknown data set 'svnh'"),
         (changed("strong_data", source="cifar10[cta]"), SettingsError, "class 'cta'; did you mean"),
+        (
+            changed("search", genetic={"start_ratios": {"conv_x": [0.5]}}),
+            SettingsError,
+            "unknown layer 'conv_x'",
+        ),
         (changed("weak_data", train=0.9), SettingsError, "must add up to 1"),
         (changed("weak", mean=(0.5, 0.5)), ModelError, "for 2 channels but the images have 3"),
         (changed("strong", std=(0.0,)), SettingsError, "positive stds"),

@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 import toys
 from cnnsplitter.class_modules import ClassModule, compose
 from cnnsplitter.classifier import Classifier
+from cnnsplitter.compensation.compensating import compensate
 from cnnsplitter.data import Splits, load_data
 from cnnsplitter.errors import DataError, ModelError, SettingsError, StorageError
 from cnnsplitter.importance import measure_importance, uniform_importance
@@ -297,6 +299,30 @@ def test_importance_of_another_network_is_refused(strong: Classifier, digits: Sp
     other = trace(as_classifier(Own(), digits))
     with pytest.raises(SettingsError, match="measured on another network"):
         run(strong, digits, importance=uniform_importance(other, 5), progress=nothing)
+
+
+def test_importance_of_other_weights_is_refused(strong: Classifier, digits: Splits) -> None:
+    twin = copy.deepcopy(strong)
+    with torch.no_grad():
+        twin.net.get_parameter("conv_1.bias")[0] += 1
+    importance = measure_importance(twin, trace(twin), digits.train)
+    with pytest.raises(SettingsError, match="measured on a network with other weights"):
+        run(strong, digits, importance=importance, progress=nothing)
+
+
+def test_compensation_changes_weights_but_no_selection(strong: Classifier, digits: Splits) -> None:
+    search = GradientSearch(rounds=1, steps=1, anneal=0, start_pairs=8)
+    found = split(strong, digits, search=search, seed=3)
+    plain = split(strong, digits, search=search, seed=3, compensate=False)
+    assert torch.equal(found.result.selections, plain.result.selections)
+    channels = trace(strong)
+    expected = compensate(plain.modules, strong, channels, digits.train, seed=3)
+    cut = class_modules(strong, channels, found.result)
+    x = torch.rand(3, *strong.input_shape)
+    for name in found:
+        assert torch.equal(found[name](x), expected[name](x))
+        assert torch.equal(plain[name](x), cut[name](x))
+        assert not torch.equal(found[name](x), plain[name](x))
 
 
 def test_layers_that_are_not_there_are_refused_at_once(strong: Classifier, digits: Splits) -> None:

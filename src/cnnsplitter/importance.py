@@ -31,12 +31,14 @@ class Importance:
         confident: bool[classes], whether these are the confident ones; False where a class had
             none and all its images were used.
         fingerprint: Fingerprint of the channel map.
+        weights: Digest of the strong model's weights; empty where it is not known.
     """
 
     scores: Tensor
     samples: Tensor
     confident: Tensor
     fingerprint: str
+    weights: str = ""
 
     def save(self, path: Path) -> None:
         """Write everything to one file, replacing what is there.
@@ -45,7 +47,8 @@ class Importance:
             StorageError: The file cannot be written.
         """
         tensors = {"scores": self.scores, "samples": self.samples, "confident": self.confident}
-        write_tensors(path, tensors, {"kind": _KIND, "fingerprint": self.fingerprint})
+        manifest = {"kind": _KIND, "fingerprint": self.fingerprint, "weights": self.weights}
+        write_tensors(path, tensors, manifest)
 
     @classmethod
     def load(cls, path: Path, channels: ChannelMap) -> "Importance":
@@ -55,10 +58,12 @@ class Importance:
             StorageError: The file is missing, broken, or not of the network of ``channels``.
         """
         tensors, manifest = read_tensors(path)
-        if manifest != {"kind": _KIND, "fingerprint": channels.fingerprint}:
+        weights = manifest.pop("weights", "")
+        known = manifest == {"kind": _KIND, "fingerprint": channels.fingerprint}
+        if not known or not isinstance(weights, str):
             raise StorageError(f"{path}: holds no importance of this network; remove it")
         try:
-            found = cls(**tensors, fingerprint=channels.fingerprint)
+            found = cls(**tensors, fingerprint=channels.fingerprint, weights=weights)
         except TypeError as error:
             raise StorageError(f"{path}: is incomplete ({error}); remove it") from error
         if not found.is_whole(channels.unit_count):
@@ -138,7 +143,13 @@ def measure_importance(
     confident = counts[0] > 0
     samples = torch.where(confident, counts[0], counts[1])
     total = torch.where(confident[:, None], sums[0], sums[1])
-    return Importance((total / samples[:, None]).float(), samples, confident, channels.fingerprint)
+    return Importance(
+        (total / samples[:, None]).float(),
+        samples,
+        confident,
+        channels.fingerprint,
+        strong.weights_digest(),
+    )
 
 
 def require_every_class(data: ImageSet, purpose: str) -> None:

@@ -12,6 +12,7 @@ from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.masking import masked
 from cnnsplitter.classifier import Classifier, logits_of
 from cnnsplitter.data import ImageSet
+from cnnsplitter.errors import ModelError
 from cnnsplitter.inference import device_of, predict, to_device
 from cnnsplitter.mask_cost import MaskCost
 from cnnsplitter.nets import eval_mode
@@ -58,6 +59,9 @@ class MaskedImages:
         Args:
             images: int64[k], which training image.
             masks: float[k, units].
+
+        Raises:
+            ModelError: The network lets no gradient through.
         """
         device = device_of(self.strong)
         different = torch.tensor(sorted(set(images.tolist())))
@@ -66,7 +70,13 @@ class MaskedImages:
         x = to_device(self.strong.preprocessing(pixels)[place.to(device)], device)
         net = self.strong.net
         with eval_mode(net), constant_weights(net), masked(net, self.channels, masks.to(x)):
-            return logits_of(net(x))
+            logits = logits_of(net(x))
+        if masks.requires_grad and not logits.requires_grad:
+            raise ModelError(
+                "no gradient flows through the network, which the gradient search follows; "
+                "take another search, such as genetic"
+            )
+        return logits
 
     def multiply_adds(self, masks: Tensor) -> Tensor:
         """Return the multiply-adds float64[...] for one image, given masks [..., units]."""

@@ -42,6 +42,7 @@ from cnnsplitter.results import (
 )
 from cnnsplitter.run_folder import claim_folder, file_name
 from cnnsplitter.scoring import CutScorer
+from cnnsplitter.search import GeneticSearch, Search
 from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
 from cnnsplitter.splitting import IMPORTANCE_IMAGES, Split, limited, split, trace
 from cnnsplitter.storage.packing import Model
@@ -88,7 +89,9 @@ class Run:
             ModelError: A network that does not fit its images.
         """
         strong = self.strong_data
-        self.untrained(self.recipe.strong, strong)
+        search, untrained = self.recipe.search.search, self.untrained(self.recipe.strong, strong)
+        if isinstance(search, GeneticSearch) and search.start_ratios is not None:
+            search.check(trace(untrained))
         for target in self.recipe.patch.targets:
             require_known("target class of the strong model", target, strong.classes)
             weak = self.weak_data(target)
@@ -165,13 +168,18 @@ class Run:
             self.strong_data,
             search=search,
             seed=self.recipe.seed,
-            importance=self.importance,
+            importance=self.importance if _is_ranked(search) else "feature-maps",
             sensitivity=self.sensitivity if search.needs_sensitivity else None,
             search_images=self.recipe.search.images,
+            compensate=self.recipe.search.compensates,
             checkpoint=self.folder / "search.safetensors",
             progress=self.progress,
         )
-        details = {"seed": self.recipe.seed, "search": search.model_dump(mode="json")}
+        details = {
+            "seed": self.recipe.seed,
+            "search": {"name": self.recipe.search.chosen, **search.model_dump(mode="json")},
+            "compensated": self.recipe.search.compensates,
+        }
         save_modules(found, self.folder / "modules", details)
         return found
 
@@ -328,6 +336,11 @@ class Run:
         path = self.folder / f"{name}.safetensors"
         kept = {"versions": versions(), "seed": self.recipe.seed, **details}
         save(model, path, details=kept, overwrite=True)
+
+
+def _is_ranked(search: Search) -> bool:
+    """Return whether a search, or the sensitivity that it needs, uses the units' importance."""
+    return search.needs_importance or search.needs_sensitivity
 
 
 def _builder(settings: ModelSettings) -> Builder:

@@ -12,6 +12,7 @@ from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.cutting import sized_values
 from cnnsplitter.class_modules import ClassModule, require_same_shape
 from cnnsplitter.classifier import Classifier
+from cnnsplitter.compensation.compensating import compensate as compensated
 from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.data.images import class_ranks
@@ -27,7 +28,15 @@ from cnnsplitter.masked_scoring import MaskedImages
 from cnnsplitter.objective import jaccard
 from cnnsplitter.progress import Progress, silent
 from cnnsplitter.scoring import CutScorer
-from cnnsplitter.search import GeneticSearch, Scorer, Search, SearchProblem, SearchResult
+from cnnsplitter.search import (
+    GeneticSearch,
+    Scorer,
+    Search,
+    SearchProblem,
+    SearchResult,
+    compensates,
+    default_search,
+)
 from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
 from cnnsplitter.surgery import extract
 from cnnsplitter.taylor import measure_taylor
@@ -130,6 +139,7 @@ def split(
     search_images: int | None = None,
     start: SearchResult | None = None,
     units: Units = "conv",
+    compensate: bool | None = None,
     unknown: Unknown = "error",
     checkpoint: Path | None = None,
     engine: Engine | None = None,
@@ -140,13 +150,15 @@ def split(
     Args:
         strong: The strong model; left as it was.
         data: Importance is measured on ``data.train``, selections are scored on ``data.search``.
-        search: How selections are searched; by default a genetic search.
+        search: How selections are searched; by default the gradient search.
         seed: Of the search and of the choice of images.
         importance: Measured already, or how it is measured here if the search needs it.
         sensitivity: Measured already; by default measured here if the search needs it.
         search_images: At most so many images of ``data.search`` score selections.
         start: What another search of this network found, for a genetic search to begin near.
         units: ``"all"`` takes rows of hidden linear layers for units, too, beside kernels.
+        compensate: Whether what is kept takes over what was cut; see ``compensating.compensate``.
+            By default after a gradient search only.
         unknown: What an operator that cannot be followed does; see ``ChannelMap.trace``.
         checkpoint: File to resume from and to write after every generation.
         engine: Where selections are scored; by default in this process.
@@ -160,7 +172,7 @@ def split(
         EngineError: Workers that cannot be started, or that end again and again.
     """
     classifier = as_classifier(strong, data)
-    search = search or GeneticSearch()
+    search = search or default_search()
     images = search_set(search, limited(data.search, search_images, seed))
     require_usable(classifier, data, images)
     channels = trace(classifier, units=units, unknown=unknown)
@@ -170,13 +182,15 @@ def split(
     if not isinstance(importance, Importance):
         ways = (seed, progress, importance)
         importance = importance_for(search, classifier, channels, data.train, *ways)
-    require_importance(importance, channels)
+    require_importance(importance, classifier, channels)
     scorer = CutScorer(classifier, channels, images)
     with (engine or InProcess()).spread(scorer) as run:
         masked = MaskedImages(classifier, channels, limited(data.train, GRADIENT_IMAGES, seed))
         problem = _problem(scorer, run, masked, search, importance, sensitivity, start, progress)
         result = search.run(problem, seed=seed, checkpoint=checkpoint, progress=progress)
     modules = class_modules(classifier, channels, result)
+    if compensates(search) if compensate is None else compensate:
+        modules = compensated(modules, classifier, channels, data.train, seed=seed)
     return Split(modules, result, channels.kernels_per_unit, classifier.weights_digest())
 
 
@@ -235,10 +249,14 @@ def importance_for(
     return measure_importance(strong, channels, images, progress=progress)
 
 
-def require_importance(importance: Importance, channels: ChannelMap) -> None:
-    """Raise ``SettingsError`` unless the importance is that of the network of ``channels``."""
+def require_importance(importance: Importance, strong: Classifier, channels: ChannelMap) -> None:
+    """Raise ``SettingsError`` unless the importance is that of ``strong``, with these weights."""
     if importance.fingerprint != channels.fingerprint:
         raise SettingsError("the importance was measured on another network; measure it on this")
+    if importance.weights not in ("", strong.weights_digest()):
+        raise SettingsError(
+            "the importance was measured on a network with other weights; measure it on this"
+        )
 
 
 def require_layers(search: Search, sensitivity: Sensitivity | None, channels: ChannelMap) -> None:

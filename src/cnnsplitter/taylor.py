@@ -62,6 +62,7 @@ def measure_taylor(
         torch.full((classes,), len(data)),
         torch.zeros(classes, dtype=torch.bool),
         channels.fingerprint,
+        strong.weights_digest(),
     )
 
 

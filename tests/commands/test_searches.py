@@ -14,7 +14,7 @@ from cnnsplitter.classifier import Classifier
 from cnnsplitter.commands.options import _TABLES
 from cnnsplitter.commands.splits import SEARCHES as LISTED
 from cnnsplitter.compensation.compensating import compensate
-from cnnsplitter.data import load_data
+from cnnsplitter.data import ImageSet, load_data
 from cnnsplitter.evaluation import evaluate
 from cnnsplitter.finetuning import FineTuning, fine_tune
 from cnnsplitter.recalibration import recalibrate
@@ -190,6 +190,65 @@ def test_a_search_begins_near_an_earlier_split(
         assert torch.equal(row, module.selection.keep)
 
 
+TINY = "[gradient]\nrounds = 1\nsteps = 2\nanneal = 1\nstart_pairs = 8\n"
+
+
+def test_the_default_is_the_gradient_search_with_compensation(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(TINY)
+    options = ("--settings", tmp_path / "s.toml", "--keep", 0.6, "--json", "--out")
+    found = succeed(*split(shop, *options, tmp_path / "by-default")).json
+    named = ("--search", "gradient", "--compensate")
+    assert (
+        succeed(*split(shop, *options, tmp_path / "named", *named)).json["modules"]
+        == (found["modules"])
+    )
+    assert [row["stage"] for row in found["tuning"]] == ["plain", "compensated"]
+    made = describe(tmp_path / "by-default" / "cat.safetensors")["details"]["search"]
+    assert (made["name"], made["keep"], made["rounds"]) == ("gradient", 0.6, 1)
+    modules = [(tmp_path / n / "cat.safetensors").read_bytes() for n in ("by-default", "named")]
+    assert modules[0] == modules[1]
+    plain = succeed(*split(shop, *options, tmp_path / "plain", "--no-compensate")).json
+    assert "tuning" not in plain
+    assert plain["composed_accuracy"] == found["plain_composed_accuracy"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--population", 4, "--generations", 1),
+        ("--settings", "genetic.toml"),
+        ("--generations", 1, "--settings", "both.toml"),
+    ],
+)
+def test_what_only_the_genetic_search_has_means_it(
+    options: tuple[object, ...], shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    genetic = "[genetic]\npopulation = 4\nparents = 2\nelites = 1\ngenerations = 1\n"
+    Path("genetic.toml").write_text(genetic)
+    Path("both.toml").write_text(genetic + TINY)
+    result = succeed(*split(shop, "--search-images", 20, *options, "--out", "m", "--json")).json
+    made = describe(Path("m/cat.safetensors"))["details"]["search"]
+    assert (made["name"], made["population"]) == ("genetic", 4)
+    assert "tuning" not in result
+
+
+def test_fine_tuning_takes_some_of_the_images(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def listening(modules: Any, strong: Any, data: ImageSet, *ways: Any, **more: Any) -> Any:
+        sizes.append(len(data))
+        return fine_tune(modules, strong, data, *ways, **more)
+
+    monkeypatch.setattr("cnnsplitter.finetuning.fine_tune", listening)
+    options = ("--search", "importance", "--finetune-epochs", 1)
+    succeed(*split(shop, *options, "--finetune-images", 40, "--out", tmp_path / "some"))
+    succeed(*split(shop, *options, "--out", tmp_path / "all"))
+    assert sizes == [40, 168]
+
+
 class TestSubtask:
     def test_writes_one_network_and_compares_it(self, shop: Shop, tmp_path: Path) -> None:
         options = ("--search", "importance", "--subtask", "ship, cat", "--out", tmp_path)
@@ -290,15 +349,23 @@ class TestSubtask:
     [
         (("--search", "genetc"), "unknown search 'genetc'; did you mean 'genetic'"),
         (
-            ("--keep", 0.5),
+            ("--search", "genetic", "--keep", 0.5),
             "the search 'genetic' has no option 'keep'; these have: gradient, importance",
+        ),
+        (
+            ("--population", 9, "--keep", 0.5),
+            "the search 'genetic' has no option 'keep'; these have: gradient, importance",
+        ),
+        (
+            ("--tries", 2),
+            "the search 'gradient' has no option 'tries'; these have: importance, random",
         ),
         (("--search", "random", "--population", 9), "no option 'population'; these have: genetic"),
         (("--search", "random", "--keep", 1.5), "random: keep"),
         (("--search", "random", "--preset", "simcnn-svhn"), "--preset is a setting of the genetic"),
         (("--importance", "tailor"), "unknown importance 'tailor'; did you mean 'taylor'"),
         (("--search", "random", "--importance", "taylor"), "'random' ranks no units by it"),
-        (("--pareto", "0.8,0.6"), "needs a search with the option 'keep'"),
+        (("--search", "genetic", "--pareto", "0.8,0.6"), "needs a search with the option 'keep'"),
         (("--search", "random", "--pareto", "0.8,2"), "must be shares between 0 and 1"),
         (("--search", "random", "--pareto", ".5", "--keep", 0.5), "give one of the two"),
         (("--subtask", "cat,dog", "--pareto", ".5"), "does not go with --subtask"),

@@ -9,6 +9,7 @@ from PIL import Image
 
 from cnnsplitter.recipes import load_recipe
 from cnnsplitter.results import read_json
+from cnnsplitter.search import GradientSearch
 from cnnsplitter.storage.saving import describe
 from docpages import Page
 from shop import succeed
@@ -69,7 +70,7 @@ def test_the_walk_ends_with_a_better_model() -> None:
 def test_the_recipe_of_the_quick_start_can_be_read() -> None:
     recipe = load_recipe("photos.toml")
     assert recipe.patch.targets == ("frog",)
-    assert recipe.search.search.population == 4
+    assert recipe.search.search == GradientSearch(keep=0.8, rounds=1, steps=5, anneal=0)
 
 
 def test_the_python_of_the_quick_start(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from cnnsplitter.recipes import (
     parse_settings,
     recipe_names,
 )
-from cnnsplitter.search import GeneticSearch
+from cnnsplitter.search import SEARCHES, GeneticSearch, GradientSearch, ThresholdSearch
 from cnnsplitter.training import Training
 
 PUBLISHED = (
@@ -71,6 +71,7 @@ def test_every_recipe_is_valid(name: str) -> None:
 def test_published_recipes_use_the_published_search(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.search.search == GeneticSearch.paper(name)
+    assert not recipe.search.compensates
     network, data = name.split("-", 1)
     assert recipe.strong.model == network
     assert recipe.weak.model == f"weak-{network}" + ("-5" if data.endswith("-5") else "")
@@ -81,7 +82,8 @@ def test_a_file_is_a_recipe_too(tmp_path: Path) -> None:
     recipe = load_recipe(written(tmp_path, SMALL))
     assert recipe.title == "A small one"
     assert (recipe.seed, recipe.strong.width, recipe.strong.training) == (0, 1.0, Training())
-    assert recipe.search.search == GeneticSearch()
+    assert recipe.search.search == GradientSearch()
+    assert recipe.search.compensates
     assert recipe.patch.fitting == Fitting("learned")
     assert recipe.strong.preprocessing == Preprocessing((0.5,), (0.25,))
 
@@ -129,6 +131,8 @@ WRONG = {
     SMALL + "[search]\ngenetic = { population = 4 }": (
         r"search: genetic: elites \(5\) must be fewer than population"
     ),
+    SMALL + "[search]\nname = 'gradeint'": "search: unknown search 'gradeint'; did you mean 'grad",
+    SMALL + "[search]\nname = 'random'\npreset = 'simcnn-svhn'": "search: preset is a setting of",
     SMALL + "[search]\nratios = [1.5]": "search.ratios.0: Input should be less than 1",
     SMALL
     + "[search.genetic.start_ratios]\nsensitive = [0]\nsensitive_ratios = [0.5]\n"
@@ -157,8 +161,7 @@ def test_adapting_nothing_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("population", [2, 3, 10, 400])
 def test_populations_shrink_in_proportion(name: str, population: int) -> None:
-    before = load_recipe(name).search.search
-    after = load_recipe(name).adapted(population=population).search.search
+    before, after = genetic(name), genetic(name, population=population)
     assert after.population == population
     share = population / before.population
     assert after.parents == max(2, round(share * before.parents))
@@ -167,8 +170,14 @@ def test_populations_shrink_in_proportion(name: str, population: int) -> None:
     assert after.model_dump(exclude=rest) == before.model_dump(exclude=rest)
 
 
+def genetic(name: str, **changes: int) -> GeneticSearch:
+    search = load_recipe(name).adapted(**changes).search.search
+    assert isinstance(search, GeneticSearch)
+    return search
+
+
 def test_adapted_to_a_small_machine() -> None:
-    recipe = load_recipe("demo")
+    recipe = load_recipe("simcnn-svhn").adapted(targets=["8"])
     small = recipe.adapted(
         width=0.5, epochs=2, generations=3, search_images=40, targets=["3", "4"], seed=9
     )
@@ -176,7 +185,7 @@ def test_adapted_to_a_small_machine() -> None:
     assert small.weak.width == pytest.approx(recipe.weak.width / 2)
     assert (small.strong.training.epochs, small.weak.training.epochs) == (2, 2)
     assert small.strong.training.shift == recipe.strong.training.shift
-    assert small.search.search.generations == 3
+    assert small.search.search == genetic("simcnn-svhn", generations=3)
     assert small.search.images == 40
     assert small.patch.targets == ("3", "4")
     assert small.seed == 9
@@ -196,15 +205,49 @@ def test_adapted_to_a_small_machine() -> None:
 )
 def test_adapting_out_of_range_names_the_setting(change: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        load_recipe("demo").adapted(**change)
+        load_recipe("simcnn-svhn").adapted(**change)
 
 
 def test_search_settings_adapt_alone() -> None:
     adapted = SearchSettings().adapted(population=8, patience=3, alpha=None)
     assert adapted.search == GeneticSearch(population=8, parents=4, elites=2, patience=3)
-    assert SearchSettings().adapted(population=8, elites=1).search.elites == 1
+    fewer = SearchSettings().adapted(population=8, elites=1).search
+    assert fewer == GeneticSearch(population=8, parents=4, elites=1)
     with pytest.raises(SettingsError, match="search: genetic: unknown key 'size'"):
         SearchSettings().adapted(size=3)
+
+
+def test_any_search_by_name_or_by_its_table() -> None:
+    for name, kind in SEARCHES.items():
+        assert SearchSettings(name=name).search == kind()
+    assert SearchSettings(importance={"keep": 0.4}).search == ThresholdSearch(keep=0.4)
+    both = {"importance": {"keep": 0.4}, "gradient": {"keep": 0.6}}
+    assert SearchSettings.model_validate(both).search == GradientSearch(keep=0.6)
+    assert SearchSettings.model_validate(both | {"name": "random"}).search == SEARCHES["random"]()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, True),
+        ({"compensate": False}, False),
+        ({"name": "importance"}, False),
+        ({"name": "importance", "compensate": True}, True),
+        ({"genetic": {"generations": 9}}, False),
+    ],
+)
+def test_compensation_follows_the_gradient_search(settings: dict[str, Any], expected: bool) -> None:
+    assert SearchSettings.model_validate(settings).compensates == expected
+
+
+@pytest.mark.parametrize(
+    "settings", [{"name": "gradient"}, {"gradient": {"keep": 0.5}}, {"name": "random"}]
+)
+def test_settings_of_the_genetic_search_fit_no_other(settings: dict[str, Any]) -> None:
+    chosen = SearchSettings.model_validate(settings)
+    assert chosen.adapted() == chosen
+    with pytest.raises(SettingsError, match="population is a setting of the genetic search, not"):
+        chosen.adapted(population=4)
 
 
 def test_settings_errors_name_the_place() -> None:

@@ -84,7 +84,11 @@ def doctor(
     from cnnsplitter.recipes import SearchSettings
     from cnnsplitter.splitting import IMPORTANCE_IMAGES
 
-    search = SearchSettings().adapted(population=population, generations=generations).search
+    search = (
+        SearchSettings(name="genetic")
+        .adapted(population=population, generations=generations)
+        .search
+    )
     terminal = Terminal(json, quiet)
     with terminal:
         images = open_data(context, terminal) if data else None

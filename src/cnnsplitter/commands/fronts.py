@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cnnsplitter.commands.options import require_free
-from cnnsplitter.commands.searches import chosen_search, described
+from cnnsplitter.commands.searches import chosen_search, described, search_name
 from cnnsplitter.errors import SettingsError
 from cnnsplitter.terminal import Terminal
 
@@ -38,7 +38,7 @@ def split_front(
     shares, search, out = chosen_shares(options), chosen_search(context), options["out"]
     if "keep" not in type(search).model_fields:
         raise SettingsError(
-            f"--pareto needs a search with the option 'keep', which {options['search']!r} has "
+            f"--pareto needs a search with the option 'keep', which {search_name(context)!r} has "
             "not; take another --search"
         )
     require_free(out / "pareto.json", options["force"])

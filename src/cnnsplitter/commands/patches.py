@@ -146,7 +146,7 @@ def patch(
     with terminal:
         images = open_fitting_data(context, terminal, {weak: model})
     if dry_run:
-        _plan(model, parts, images, out, terminal)
+        _plan(model, parts, images, out, fitting, terminal)
         return
     guard = _guarded(model, parts, images, fitting, terminal)
     kept = {name: parts[name] for name in parts if force_patch or guard[name]["kept"]}
@@ -163,12 +163,13 @@ def _plan(
     modules: "Mapping[str, ClassModule]",
     images: "Splits",
     out: Path,
+    fitting: "Fitting",
     terminal: Terminal,
 ) -> None:
     from cnnsplitter.planning import plan_patch
 
     require_test_images(images)
-    show_plan(plan_patch(model, modules, images, out), terminal)
+    show_plan(plan_patch(model, modules, images, out, fitting), terminal)
 
 
 def _save(context: typer.Context, attached: "_Attached", guard: dict[str, Any]) -> None:

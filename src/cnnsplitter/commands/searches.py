@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from cnnsplitter.storage.unpacking import Builder
 
 _OPTIONS = ("population", "generations", "size_weight", "patience", "keep", "tries")
+_GENETIC = ("population", "generations", "size_weight", "preset", "start", "curves")
+"""Options that only the genetic search uses; without ``--search`` they mean it."""
 _IMPORTANCES = ("feature-maps", "taylor")
 
 
@@ -24,7 +26,7 @@ def chosen_search(context: typer.Context) -> "AnySearch":
     require_known("importance", measure, _IMPORTANCES)
     ranks = search.needs_importance or search.needs_sensitivity
     if measure != _IMPORTANCES[0] and not ranks:
-        name = context.params["search"]
+        name = search_name(context)
         raise SettingsError(f"--importance {measure}: the search {name!r} ranks no units by it")
     return search
 
@@ -33,12 +35,10 @@ def _named_search(context: typer.Context) -> "AnySearch":
     from cnnsplitter.search.registry import SEARCHES, make_search, require_options
 
     options = context.params
-    if options["start"] is not None and options["search"] != "genetic":
-        raise SettingsError(
-            f"--start is a setting of the genetic search, not of {options['search']!r}"
-        )
-    name, changes = options["search"], given(**{key: options[key] for key in _OPTIONS})
+    name, changes = search_name(context), given(**{key: options[key] for key in _OPTIONS})
     require_known("search", name, SEARCHES)
+    if options["start"] is not None and name != "genetic":
+        raise SettingsError(f"--start is a setting of the genetic search, not of {name!r}")
     require_options(name, changes)
     if name == "genetic":
         return _genetic(context, changes)
@@ -47,14 +47,27 @@ def _named_search(context: typer.Context) -> "AnySearch":
     return make_search(name, settings_table(context, name), options=changes)
 
 
+def search_name(context: typer.Context) -> str:
+    """Return what ``--search`` says, or the search that other options or a table can only mean."""
+    from cnnsplitter.search.registry import DEFAULT_SEARCH, SEARCHES
+
+    options = context.params
+    if options["search"] is not None:
+        return str(options["search"])
+    if any(options[key] is not None for key in _GENETIC):
+        return "genetic"
+    tables = [name for name in SEARCHES if settings_table(context, name)]
+    return tables[0] if len(tables) == 1 else DEFAULT_SEARCH
+
+
 def _genetic(context: typer.Context, changes: dict[str, Any]) -> "AnySearch":
-    """Return the default search or a published one; parents and elites go with the population."""
+    """Return the genetic search, maybe a published one; others go with the population."""
     from cnnsplitter.recipes import SearchSettings
     from cnnsplitter.settings import parse_settings
 
     options, table = context.params, settings_table(context, "genetic")
     chosen = parse_settings(SearchSettings, given(preset=options["preset"]), "search")
-    values = chosen.model_dump() | {"genetic": table}
+    values = chosen.model_dump() | {"name": "genetic", "genetic": table}
     chosen = parse_settings(SearchSettings, values, f"{options['settings']}")
     return chosen.adapted(**changes).search
 
@@ -93,7 +106,7 @@ def described(context: typer.Context, search: "AnySearch") -> dict[str, Any]:
     """Return the search's name and settings, as they are kept with what it found."""
     values = search.model_dump(mode="json")
     return {
-        "name": context.params["search"],
+        "name": search_name(context),
         "ranked_by": context.params["importance"],
         **values,
     }

@@ -61,9 +61,11 @@ if TYPE_CHECKING:
 
 SEARCHES = ("genetic", "gradient", "importance", "random")
 SearchName = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--search", help=f"How: {', '.join(SEARCHES)}.", autocompletion=lambda: list(SEARCHES)
+        "--search",
+        help=f"How: {', '.join(SEARCHES)}; gradient unless an option of the genetic one is given.",
+        autocompletion=lambda: list(SEARCHES),
     ),
 ]
 Preset = Annotated[
@@ -78,13 +80,22 @@ CompareSubtask = Annotated[
     typer.Option("--compare/--no-compare", help="Compare a sub-task with separate class modules."),
 ]
 Compensate = Annotated[
-    bool, typer.Option("--compensate", help="What is kept takes over what was cut, in closed form.")
+    bool | None,
+    typer.Option(
+        "--compensate/--no-compensate",
+        help="What is kept takes over what was cut, in closed form; by default after a gradient "
+        "search of class modules.",
+    ),
 ]
 Recalibrate = Annotated[
     bool, typer.Option("--recalibrate", help="Measure the batch norms' statistics again.")
 ]
 FinetuneEpochs = Annotated[
     int | None, typer.Option(min=1, help="Fine-tune class modules for so many epochs.")
+]
+FinetuneImages = Annotated[
+    int,
+    typer.Option(min=2, help="Most training images that fine-tuning uses."),
 ]
 Pareto = Annotated[
     str | None,
@@ -170,7 +181,7 @@ def split(
     strong: Strong,
     data: Data,
     out: OutFolder,
-    search: SearchName = "genetic",
+    search: SearchName = None,
     preset: Preset = None,
     keep: Annotated[float | None, typer.Option(help="Share of the kernels that is kept.")] = None,
     tries: Annotated[int | None, typer.Option(help="Ensembles drawn; the best counts.")] = None,
@@ -188,9 +199,10 @@ def split(
     ray_address: RayAddress = None,
     tensorboard: ToTensorBoard = False,
     mlflow: ToMLflow = False,
-    compensate: Compensate = False,
+    compensate: Compensate = None,
     recalibrate: Recalibrate = False,
     finetune_epochs: FinetuneEpochs = None,
+    finetune_images: FinetuneImages = 6000,
     subtask: SubtaskClasses = None,
     compare: CompareSubtask = True,
     freeze_unknown: FreezeUnknown = False,
@@ -233,7 +245,6 @@ def _split_classes(
     options = context.params
     strong, seed = options["strong"], options["seed"]
     require_free(out / "split.json", options["force"])
-    from cnnsplitter.class_modules import compose as put_together
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.engines import choose_engine
     from cnnsplitter.splitting import split as find
@@ -259,6 +270,7 @@ def _split_classes(
             search=search,
             seed=seed,
             importance=options["importance"],
+            compensate=False,
             sensitivity=measured,
             start=start,
             search_images=options["search_images"],
@@ -267,12 +279,7 @@ def _split_classes(
             engine=runs_on,
             progress=progress,
         )
-        result = _evaluate_split(model, found, images)
-        if tuning.is_wanted(context):
-            modules, stages = tuning.tune(context, found, put_together, model, images, terminal)
-            found, plain = replace(found, modules=modules), result["composed_accuracy"]
-            result = _evaluate_split(model, found, images)
-            result |= {"plain_composed_accuracy": plain, "tuning": stages}
+        found, result = _tuned(context, search, found, model, images, terminal)
     kept = details(
         seed=seed,
         data=options["data"],
@@ -283,6 +290,28 @@ def _split_classes(
     _finish_split(found, result, out, terminal, kept)
     checkpoint.unlink(missing_ok=True)
     return result
+
+
+def _tuned(
+    context: typer.Context,
+    search: "AnySearch",
+    found: "Split",
+    strong: "Classifier",
+    images: "Splits",
+    terminal: Terminal,
+) -> "tuple[Split, dict[str, Any]]":
+    """Return class modules after all tuning, and their figures."""
+    from cnnsplitter.class_modules import compose as put_together
+    from cnnsplitter.search import compensates
+
+    result = _evaluate_split(strong, found, images)
+    wanted = tuning.chosen(context, compensates(search))
+    if not wanted:
+        return found, result
+    modules, stages = tuning.tune(context, wanted, found, put_together, strong, images, terminal)
+    found, plain = replace(found, modules=modules), result["composed_accuracy"]
+    more = {"plain_composed_accuracy": plain, "tuning": stages}
+    return found, _evaluate_split(strong, found, images) | more
 
 
 def _require_free_modules(strong: "Classifier", out: Path, force: bool) -> None:

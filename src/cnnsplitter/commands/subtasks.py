@@ -17,7 +17,7 @@ from cnnsplitter.commands.options import (
 )
 from cnnsplitter.commands.searches import chosen_search, described
 from cnnsplitter.commands.tables import show_tuning
-from cnnsplitter.commands.tuning import Stages, is_wanted, tune
+from cnnsplitter.commands.tuning import Stages, chosen, tune
 from cnnsplitter.errors import SettingsError
 from cnnsplitter.terminal import Terminal
 
@@ -97,7 +97,7 @@ def _searched(
     found = subtask(strong, images.classes, images, checkpoint=one, **ways)
     if not context.params["compare"]:
         return found, None
-    return found, split(found.strong, images, checkpoint=several, **ways)
+    return found, split(found.strong, images, checkpoint=several, compensate=False, **ways)
 
 
 def _save(
@@ -139,10 +139,12 @@ def _tuned(
     context: typer.Context, found: "FoundSubtask", images: "Splits", terminal: Terminal
 ) -> tuple["Subtask", Stages]:
     """Return the network that is written, and the stages of its tuning, none if not wanted."""
-    if not is_wanted(context):
+    wanted = chosen(context)
+    if not wanted:
         return found.model, []
     models, stages = tune(
         context,
+        wanted,
         {"sub-task": found.model},
         lambda models: models["sub-task"],
         found.strong,

@@ -1,6 +1,6 @@
 """What ``split`` does to narrow networks after the search: compensate, recalibrate, fine-tune."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
@@ -20,14 +20,22 @@ M = TypeVar("M", bound="ClassModule | Subtask")
 Stages = list[dict[str, Any]]
 
 
-def is_wanted(context: typer.Context) -> bool:
-    """Return whether the options ask for any of it."""
-    ways = ("compensate", "recalibrate", "finetune_epochs")
-    return any(context.params[way] for way in ways)
+def chosen(context: typer.Context, compensates: bool = False) -> list[str]:
+    """Return what the options ask for; ``compensates`` is meant where they do not say."""
+    options = context.params
+    if options["compensate"] is not None:
+        compensates = options["compensate"]
+    wanted = {
+        "compensate": compensates,
+        "recalibrate": options["recalibrate"],
+        "fine-tune": options["finetune_epochs"],
+    }
+    return [way for way, value in wanted.items() if value]
 
 
 def tune(
     context: typer.Context,
+    wanted: Sequence[str],
     modules: Mapping[str, M],
     together: Callable[[Mapping[str, M]], "nn.Module"],
     strong: "Classifier",
@@ -38,6 +46,7 @@ def tune(
 
     Args:
         context: Of the command.
+        wanted: What ``chosen`` says.
         modules: The narrow networks.
         together: Makes one model of them.
         strong: The strong model that they were cut out of.
@@ -50,26 +59,27 @@ def tune(
     """
     from cnnsplitter.finetuning import FineTuning, fine_tune
     from cnnsplitter.recalibration import has_batch_norm, recalibrate
+    from cnnsplitter.splitting import limited
 
     options, modules = context.params, dict(modules)
     stages = [_stage("plain", together(modules), images)]
-    if options["compensate"]:
+    if "compensate" in wanted:
         modules = _compensated(context, modules, strong, images)
         stages.append(_stage("compensated", together(modules), images))
-    if options["recalibrate"] and has_batch_norm(strong):
+    if "recalibrate" in wanted and has_batch_norm(strong):
         modules = {
             name: recalibrate(module, images.train, seed=options["seed"])
             for name, module in modules.items()
         }
         stages.append(_stage("recalibrated", together(modules), images))
-    elif options["recalibrate"]:
+    elif "recalibrate" in wanted:
         terminal.note("nothing to recalibrate: the strong model has no batch norm")
-    if options["finetune_epochs"]:
+    if "fine-tune" in wanted:
         settings = FineTuning(epochs=options["finetune_epochs"])
         modules = fine_tune(
             modules,
             strong,
-            images.train,
+            limited(images.train, options["finetune_images"], options["seed"]),
             settings,
             seed=options["seed"],
             progress=terminal.progress,

@@ -6,9 +6,11 @@ from pathlib import Path
 from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import Splits
+from cnnsplitter.patches.fitting import Fitting
 from cnnsplitter.patches.patching import require_classes
 from cnnsplitter.pipeline import Run
 from cnnsplitter.planning.base import Network, Plan, image_row, layer_rows, network_row
+from cnnsplitter.planning.measured import fitting_seconds
 from cnnsplitter.planning.memory import memory_of
 from cnnsplitter.planning.steps import run_step, split_steps, step, train_step
 from cnnsplitter.run_folder import file_name
@@ -57,7 +59,11 @@ def plan_split(
 
 
 def plan_patch(
-    weak: Classifier, modules: Mapping[str, ClassModule], data: Splits, out: Path
+    weak: Classifier,
+    modules: Mapping[str, ClassModule],
+    data: Splits,
+    out: Path,
+    fitting: Fitting | None = None,
 ) -> Plan:
     """Return what ``patch`` would do; the layout of the models' weights may change.
 
@@ -66,6 +72,7 @@ def plan_patch(
         modules: Class modules by the classes that they are to patch.
         data: Images of the weak model's classes, and of those that are added.
         out: The file that is written.
+        fitting: How patches are fitted.
 
     Raises:
         DataError: Data of other classes.
@@ -76,7 +83,11 @@ def plan_patch(
     rows += [network_row(f"class module of {name}", part) for name, part in modules.items()]
     steps = (
         run_step("calibration images", models, len(data.calibration)),
-        step("fit, and judge on held-out images", f"{len(data.calibration):,} images", None),
+        step(
+            "fit, and judge on held-out images",
+            f"{len(data.calibration):,} images",
+            fitting_seconds(weak, modules, data.calibration, fitting or Fitting()),
+        ),
         run_step("test images, before and after", [weak, *models], len(data.test)),
     )
     images = (image_row("the weak model", data),)

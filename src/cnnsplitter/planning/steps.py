@@ -9,8 +9,9 @@ from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import Splits
 from cnnsplitter.doctor import Estimate, estimate_split, seconds_per_image
 from cnnsplitter.planning.base import Network
+from cnnsplitter.planning.measured import gradient_seconds, gradient_steps
 from cnnsplitter.results import Row
-from cnnsplitter.search import GeneticSearch
+from cnnsplitter.search import GeneticSearch, GradientSearch
 from cnnsplitter.search.registry import AnySearch
 from cnnsplitter.search.tries import BestOfTries
 from cnnsplitter.sensitivity import RATIOS
@@ -44,22 +45,26 @@ def split_steps(
         ratios=ratios,
         patience=_PATIENCE,
     )
-    steps = [step("importance", f"{train:,} images", found.importance)]
+    steps = []
+    if search.needs_importance or search.needs_sensitivity:
+        steps.append(step("importance", f"{train:,} images", found.importance))
     if search.needs_sensitivity:
         points = len(strong.classes) * len(channels.groups) * ratios
         steps.append(step("sensitivity", f"{points:,} networks", found.sensitivity))
+    if isinstance(search, GradientSearch):
+        seconds = gradient_seconds(search, strong, channels, data.train, found)
+        work = f"{gradient_steps(search):,} steps of {search.pairs} pairs"
+        return (*steps, step("search", work, seconds))
     return (*steps, _search_step(search, found, len(strong.classes)))
 
 
-def _search_step(search: AnySearch, found: Estimate, classes: int) -> Row:
+def _search_step(search: GeneticSearch | BestOfTries, found: Estimate, classes: int) -> Row:
     images = f"on {found.images:,} images"
     if isinstance(search, GeneticSearch):
         return step("search", f"{found.candidates:,} candidates {images}", found.search)
-    if isinstance(search, BestOfTries):
-        count = classes * search.tries
-        seconds = count * (found.cut + found.images * found.cut_image)
-        return step("search", f"{count:,} candidates {images}", seconds)
-    return step("search", images, None)
+    count = classes * search.tries
+    seconds = count * (found.cut + found.images * found.cut_image)
+    return step("search", f"{count:,} candidates {images}", seconds)
 
 
 def train_step(name: str, model: Classifier, data: Splits, epochs: int) -> Row:

@@ -14,7 +14,8 @@ from cnnsplitter.models import Scalar, is_factory, require_reference, require_sc
 from cnnsplitter.patches.fitting import Fitting
 from cnnsplitter.preprocessing import Preprocessing
 from cnnsplitter.reading import read_toml
-from cnnsplitter.search import GeneticSearch
+from cnnsplitter.search import DEFAULT_SEARCH, SEARCHES, GeneticSearch, compensates
+from cnnsplitter.search.registry import AnySearch
 from cnnsplitter.sensitivity import RATIOS
 from cnnsplitter.settings import parse_settings
 from cnnsplitter.training import Training
@@ -99,14 +100,24 @@ class SearchSettings(_Settings):
     """How the strong model is split.
 
     Attributes:
-        preset: A published configuration to start from; None for the corrected defaults.
-        genetic: Settings that differ from these.
+        name: Name of the search; None for the one whose table is given, or else the default one.
+        preset: A published configuration of the genetic search to start from.
+        genetic: Settings of the genetic search that differ from the preset or the defaults.
+        gradient: Settings of the gradient search that differ from the defaults.
+        importance: Likewise of importance thresholding.
+        random: Likewise of the random search.
+        compensate: Whether what is kept takes over what was cut; None: after a gradient search.
         images: At most so many search images score selections; None for all.
-        ratios: Keep-ratios at which sensitivity is measured.
+        ratios: Keep-ratios at which sensitivity is measured, if the search needs it.
     """
 
+    name: str | None = None
     preset: str | None = None
     genetic: dict[str, Any] = Field(default_factory=dict)
+    gradient: dict[str, Any] = Field(default_factory=dict)
+    importance: dict[str, Any] = Field(default_factory=dict)
+    random: dict[str, Any] = Field(default_factory=dict)
+    compensate: bool | None = None
     images: int | None = Field(default=None, ge=2)
     ratios: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(default=RATIOS, min_length=1)
 
@@ -116,22 +127,56 @@ class SearchSettings(_Settings):
         return self
 
     @property
-    def search(self) -> GeneticSearch:
+    def chosen(self) -> str:
+        """Name of the search."""
+        if self.name is not None:
+            return self.name
+        if self.preset is not None:
+            return "genetic"
+        return self._tables[0] if len(self._tables) == 1 else DEFAULT_SEARCH
+
+    @property
+    def _tables(self) -> list[str]:
+        return [name for name in SEARCHES if getattr(self, name)]
+
+    @property
+    def search(self) -> AnySearch:
         """The search with all settings filled in."""
-        base = GeneticSearch() if self.preset is None else GeneticSearch.paper(self.preset)
-        return parse_settings(GeneticSearch, base.model_dump() | self.genetic, "genetic")
+        name = self.chosen
+        require_known("search", name, SEARCHES)
+        if self.preset is None:
+            return parse_settings(SEARCHES[name], getattr(self, name), name)
+        if name != "genetic":
+            raise SettingsError(f"preset is a setting of the genetic search, not of {name!r}")
+        base = GeneticSearch.paper(self.preset).model_dump()
+        return parse_settings(GeneticSearch, base | self.genetic, name)
 
-    def adapted(self, *, population: int | None = None, **changes: Any) -> "SearchSettings":
-        """Return the settings with the given values of ``genetic``, where not None.
+    @property
+    def compensates(self) -> bool:
+        """Whether class modules are compensated."""
+        return compensates(self.search) if self.compensate is None else self.compensate
 
-        With ``population`` the numbers of parents and elites change in proportion, unless given.
+    def adapted(self, **changes: Any) -> "SearchSettings":
+        """Return the settings with the given values, where not None, of the genetic search.
+
+        Where no search is named it is the genetic one then. With ``population`` the numbers of
+        parents and elites change in proportion, unless given.
 
         Raises:
-            SettingsError: A value that is out of range.
+            SettingsError: A value that is out of range, or settings of another search.
         """
-        sizes = {} if population is None else _sizes(self.search, population)
-        values = self.model_dump()
-        values["genetic"] |= sizes | _given(**changes)
+        changes = _given(**changes)
+        if not changes:
+            return self
+        if self.chosen != "genetic" and (self.name or self._tables):
+            raise SettingsError(
+                f"{next(iter(changes))} is a setting of the genetic search, not of {self.chosen!r}"
+            )
+        values = self.model_dump() | {"name": "genetic"}
+        start = parse_settings(SearchSettings, values, "search").search
+        if isinstance(start, GeneticSearch) and "population" in changes:
+            changes = _sizes(start, changes["population"]) | changes
+        values["genetic"] |= changes
         return parse_settings(SearchSettings, values, "search")
 
 

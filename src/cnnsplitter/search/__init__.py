@@ -14,10 +14,17 @@ from cnnsplitter.search.genetic import GeneticSearch
 from cnnsplitter.search.gradient.searching import GradientSearch
 from cnnsplitter.search.presets import StartRatios
 from cnnsplitter.search.random_search import RandomSearch
-from cnnsplitter.search.registry import SEARCHES, make_search
+from cnnsplitter.search.registry import (
+    DEFAULT_SEARCH,
+    SEARCHES,
+    compensates,
+    default_search,
+    make_search,
+)
 from cnnsplitter.search.thresholding import ThresholdSearch
 
 __all__ = [
+    "DEFAULT_SEARCH",
     "SEARCHES",
     "Generation",
     "GeneticSearch",
@@ -32,5 +39,7 @@ __all__ = [
     "StartRatios",
     "ThresholdSearch",
     "UnitMap",
+    "compensates",
+    "default_search",
     "make_search",
 ]

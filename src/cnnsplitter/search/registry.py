@@ -23,6 +23,23 @@ SEARCHES: Mapping[str, type[AnySearch]] = MappingProxyType(
 )
 """Name to the settings model that is the search."""
 
+DEFAULT_SEARCH = "gradient"
+"""The search of the most accurate class modules at every size (docs/split-results.md)."""
+
+
+def default_search() -> GradientSearch:
+    """Return the search that is taken where none is named."""
+    return GradientSearch()
+
+
+def compensates(search: object) -> bool:
+    """Return whether class modules that ``search`` finds are compensated unless one says no.
+
+    That is so for the default search, which was the most accurate one with compensation; the
+    others, and with them the published configurations, leave all weights as they were.
+    """
+    return isinstance(search, GradientSearch)
+
 
 def make_search(
     name: str,

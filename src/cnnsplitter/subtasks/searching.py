@@ -18,7 +18,7 @@ from cnnsplitter.inference import predict
 from cnnsplitter.masked_scoring import MaskedImages, MaskedMargins
 from cnnsplitter.progress import Progress, silent
 from cnnsplitter.scoring import CutScorer
-from cnnsplitter.search import GeneticSearch, MarginProblem, Scorer, Search, SearchResult
+from cnnsplitter.search import MarginProblem, Scorer, Search, SearchResult, default_search
 from cnnsplitter.selection import Selection
 from cnnsplitter.sensitivity import measure_sensitivity
 from cnnsplitter.splitting import (
@@ -137,7 +137,8 @@ def subtask(
         classes: The sub-task's classes, at least two.
         data: Images of the strong model's classes, or of more; those of ``classes`` are used, as
             in ``split``.
-        search: Any search: it meets a problem with a single selection (``MarginProblem``).
+        search: Any search, by default the gradient search: it meets a problem with a single
+            selection (``MarginProblem``).
         seed: Of the search and of the choice of images.
         importance: Measured already, on the model that ``restrict`` gives, or how it is measured
             here if the search needs it.
@@ -155,7 +156,7 @@ def subtask(
         EngineError: Workers that cannot be started, or that end again and again.
     """
     whole = as_classifier(strong, data)
-    search = search or GeneticSearch()
+    search = search or default_search()
     restricted = restrict(whole, classes)
     data = data.relabel(restricted.classes)
     images = search_set(search, limited(data.search, search_images, seed))
@@ -165,7 +166,7 @@ def subtask(
     if not isinstance(importance, Importance):
         ways = (seed, progress, importance)
         importance = importance_for(search, restricted, channels, data.train, *ways)
-    require_importance(importance, channels)
+    require_importance(importance, restricted, channels)
     scorer = MarginScorer(restricted, channels, images)
     masked = MaskedImages(restricted, channels, limited(data.train, GRADIENT_IMAGES, seed))
     with (engine or InProcess()).spread(scorer) as run:
@@ -183,6 +184,7 @@ def merged(importance: Importance) -> Importance:
         importance.samples.sum(dim=0, keepdim=True),
         importance.confident.all(dim=0, keepdim=True),
         importance.fingerprint,
+        importance.weights,
     )
 
 

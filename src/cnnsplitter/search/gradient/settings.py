@@ -16,6 +16,9 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class GradientSettings(BaseModel):
     """Settings of `GradientSearch`; the defaults were chosen on search images, not on test images.
 
+    They make a search of a minute or so; a longer one, such as 20 rounds of 100 steps with 16 of
+    annealing, may find more.
+
     Attributes:
         keep: Share of the whole network's cost that every class module may keep.
         target: What the cost counts: ``"kernels"``, or ``"multiply-adds"`` of one image.
@@ -45,11 +48,11 @@ class GradientSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    keep: float = Field(default=0.5, gt=0, le=1)
+    keep: float = Field(default=0.7, gt=0, le=1)
     target: Target = "kernels"
-    rounds: int = Field(default=20, ge=1)
-    steps: int = Field(default=100, ge=1)
-    anneal: int = Field(default=16, ge=0)
+    rounds: int = Field(default=3, ge=1)
+    steps: int = Field(default=20, ge=1)
+    anneal: int = Field(default=2, ge=0)
     cooling: Positive = 1
     pairs: int = Field(default=64, ge=1)
     hard: int = Field(default=3, ge=0)
@@ -85,6 +88,8 @@ class GradientSettings(BaseModel):
         """
         return cls(
             keep=keep,
+            rounds=20,
+            steps=100,
             form="sigmoid",
             hard=10**6,
             start="random",
