@@ -67,3 +67,15 @@ def test_a_broken_torchvision_is_no_hindrance(tmp_path: Path) -> None:
         "else: raise SystemExit('no error')"
     )
     assert "torch" in loaded_by(code, path=tmp_path)
+
+
+def test_a_plan_loads_no_compiler_and_no_scikit_learn(tmp_path: Path) -> None:
+    """Seconds each; PyTorch imports its compiler where a network runs without data."""
+    words = ["demo", "--dry-run", "--out", str(tmp_path / "run")]
+    code = (
+        f"import sys, cnnsplitter.cli as c\ntry: c.app({words})\nexcept SystemExit: pass\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    loaded = loaded_by(code)
+    assert "torch" in loaded
+    assert not loaded & {"sympy", "sklearn", "matplotlib"}

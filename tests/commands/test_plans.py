@@ -63,6 +63,21 @@ def test_a_gradient_search_is_planned_by_its_steps(shop: Shop) -> None:
     assert 0 < step["seconds"] == plan["seconds"]
 
 
+@pytest.mark.parametrize("compared", [True, False])
+def test_a_subtask_searches_one_selection_for_all_its_classes(shop: Shop, compared: bool) -> None:
+    folder = shop / "planned-subtask"
+    wanted = ("--subtask", "cat,dog", *(() if compared else ("--no-compare",)), *SMALL)
+    plan = dry(shop, "split", shop / "strong.safetensors", *wanted, "--out", folder).json
+    assert plan["writes"] == [str(folder / "subtask.safetensors")]
+    assert plan["images"][0]["classes"] == 2
+    steps = {step["step"]: step["seconds"] for step in plan["steps"]}
+    own = ["importance", "sensitivity", "search"]
+    others = [f"class modules: {name}" for name in own]
+    assert list(steps) == (own + others if compared else own)
+    if compared:
+        assert steps["search"] == pytest.approx(steps["class modules: search"] / 2)
+
+
 def test_a_patch_is_planned(shop: Shop) -> None:
     module = shop / "modules" / "cat.safetensors"
     arguments = (shop / "weak.safetensors", "--with", module, "--out", shop / "planned.safetensors")
@@ -99,7 +114,7 @@ def test_what_a_run_has_done_is_not_planned_again(shop: Shop, tmp_path: Path) ->
     ("arguments", "error"),
     [
         (("--out", "modules"), "exists already"),
-        (("--subtask", "cat,dog", "--out", "new"), "--dry-run"),
+        (("--subtask", "cat,dgo", "--out", "new"), "did you mean 'dog'"),
         (("--search", "genetik", "--out", "new"), "did you mean 'genetic'"),
     ],
 )

@@ -9,6 +9,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from cnnsplitter.channels.quick_shapes import quick_shape
 from cnnsplitter.errors import ModelError
 from cnnsplitter.nets import copied
 
@@ -29,6 +30,11 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ``torch.inference_mode``.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Keep PyTorch from importing its compiler, seconds, only to keep it away from here."""
+        return False
+
     def __torch_dispatch__(
         self,
         func: Callable[..., Any],
@@ -45,17 +51,12 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if any(empty) and not all(empty):  # a constant that the network made on the processor
             given = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), given)
         args, keywords = given
-        if operator is torch.ops.aten.batch_norm.default and not args[5]:
-            return _normed(*args[:5])
-        return operator(*args, **keywords)
+        known = None if keywords else quick_shape(operator, args)
+        return operator(*args, **keywords) if known is None else known
 
 
-def _normed(x: Tensor, *per_channel: Tensor | None) -> Tensor:
-    """Return the empty result of a batch norm, for which PyTorch itself takes 100 times longer."""
-    for tensor in per_channel:
-        if tensor is not None and len(tensor) != x.shape[1]:
-            raise RuntimeError(f"a norm of {len(tensor)} channels gets {x.shape[1]}")
-    return torch.empty_like(x)
+def _without_numbers(tensor: Tensor) -> Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def without_data(model: nn.Module) -> nn.Module:
@@ -69,10 +70,10 @@ def without_data(model: nn.Module) -> nn.Module:
     for name, parameter in model.named_parameters():
         if nn.parameter.is_lazy(parameter):
             raise ModelError(f"parameter {name!r} has no size yet; run the network once on images")
-        empty = torch.empty_like(parameter, device="meta")
+        empty = _without_numbers(parameter)
         memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
     for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+        memo[id(buffer)] = _without_numbers(buffer)
     return copied(model, memo).eval()
 
 
@@ -83,7 +84,7 @@ def run_shapes(model: nn.Module, shape: tuple[int, ...]) -> Any:
         RuntimeError: Or another error of the network, if its shapes do not fit together.
     """
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    empty = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    empty = {name: _without_numbers(tensor) for name, tensor in tensors.items()}
     dtype = next(model.parameters(), torch.empty(0)).dtype
     image = torch.empty(shape, dtype=dtype, device="meta")
     with torch.inference_mode(), ShapeMode():  # type: ignore[no-untyped-call]

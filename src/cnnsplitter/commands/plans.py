@@ -13,7 +13,6 @@ from cnnsplitter.commands.options import (
     require_test_images,
 )
 from cnnsplitter.commands.searches import chosen_search
-from cnnsplitter.errors import SettingsError
 from cnnsplitter.terminal import Terminal, duration
 
 if TYPE_CHECKING:
@@ -46,8 +45,6 @@ def show_plan(plan: "Plan", terminal: Terminal) -> None:
 def dry_split(context: typer.Context, terminal: Terminal) -> None:
     """Show what ``split`` would do with the same options; its mistakes are told, too."""
     options = context.params
-    if options["subtask"] is not None:
-        raise SettingsError("--dry-run is of class modules and does not go with --subtask")
     out, shares = options["out"], options["pareto"] and chosen_shares(options)
     folders = [folder_of(out, share) for share in shares] if shares else [out]
     for folder in folders:

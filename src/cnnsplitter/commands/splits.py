@@ -46,7 +46,7 @@ from cnnsplitter.commands.options import (
 )
 from cnnsplitter.commands.plans import dry_split
 from cnnsplitter.commands.searches import chosen_search, described, read_start
-from cnnsplitter.commands.subtasks import split_subtask
+from cnnsplitter.commands.subtasks import dry_subtask, split_subtask
 from cnnsplitter.commands.tables import show_sensitivity, show_split
 from cnnsplitter.errors import StorageError
 from cnnsplitter.folder_lock import held
@@ -226,7 +226,7 @@ def split(
     """
     terminal = Terminal(json, quiet, verbose=verbose)
     if dry_run:
-        dry_split(context, terminal)
+        (dry_split if subtask is None else dry_subtask)(context, terminal)
         return
     require_folder(out)
     with held(out):

@@ -15,6 +15,7 @@ from cnnsplitter.commands.options import (
     require_test_images,
     unknown_operators,
 )
+from cnnsplitter.commands.plans import show_plan
 from cnnsplitter.commands.searches import chosen_search, described
 from cnnsplitter.commands.tables import show_tuning
 from cnnsplitter.commands.tuning import Stages, chosen, tune
@@ -34,14 +35,8 @@ _CHECKPOINTS = ("subtask.checkpoint", "class-modules.checkpoint")
 def split_subtask(context: typer.Context) -> None:
     """Search, save and compare the network of a sub-task, as the options of ``split`` say."""
     options = context.params
-    of_modules = {"curves": "--sensitivity", "pareto": "--pareto", "start": "--start"}
-    for key, flag in of_modules.items():
-        if options[key] is not None:
-            raise SettingsError(f"{flag} is of class modules and does not go with --subtask")
-    file = options["out"] / "subtask.safetensors"
-    require_free(file, options["force"])
+    file = _file(context)
     from cnnsplitter.classifier import Classifier
-    from cnnsplitter.subtasks.networks import restrict
 
     ways = _ways(context)
     terminal = Terminal(options["json"], options["quiet"], verbose=options["verbose"])
@@ -49,12 +44,9 @@ def split_subtask(context: typer.Context) -> None:
     ways["progress"], _ = listeners(terminal, options["out"], **boards)
     strong = load_model(Classifier, options["strong"], builder(context))
     # What cannot be restricted to the classes is refused before the data is read.
-    classes = restrict(strong, [name.strip() for name in options["subtask"].split(",")]).classes
+    classes = _restricted(context, strong).classes
     with terminal:
-        images = open_fitting_data(context, terminal, {options["strong"]: strong})
-        strong.require_classes(images.classes)
-        images = images.relabel(classes)
-        require_test_images(images)
+        images = _images(context, terminal, strong, classes)
         found, modules = _searched(context, strong, images, ways)
         model, stages = _tuned(context, found, images, terminal)
     rows = found.rows(images.test, modules, model if stages else None)
@@ -69,6 +61,58 @@ def split_subtask(context: typer.Context) -> None:
         **({"tuning": stages} if stages else {}),
     }
     _finish(options["out"], result, terminal)
+
+
+def dry_subtask(context: typer.Context, terminal: Terminal) -> None:
+    """Show what ``split --subtask`` would do with the same options; its mistakes are told, too."""
+    options = context.params
+    file, search = _file(context), chosen_search(context)
+    from cnnsplitter.classifier import Classifier
+    from cnnsplitter.planning import plan_subtask
+
+    strong = load_model(Classifier, options["strong"], builder(context))
+    restricted = _restricted(context, strong)
+    with terminal:
+        plan = plan_subtask(
+            restricted,
+            _images(context, terminal, strong, restricted.classes),
+            search,
+            options["search_images"],
+            file,
+            freeze_unknown=options["freeze_unknown"],
+            compare=options["compare"],
+            seed=options["seed"],
+        )
+    show_plan(plan, terminal)
+
+
+def _file(context: typer.Context) -> Path:
+    """Return the file that is written, after checking that the options go together."""
+    options = context.params
+    of_modules = {"curves": "--sensitivity", "pareto": "--pareto", "start": "--start"}
+    for key, flag in of_modules.items():
+        if options[key] is not None:
+            raise SettingsError(f"{flag} is of class modules and does not go with --subtask")
+    file: Path = options["out"] / "subtask.safetensors"
+    require_free(file, options["force"])
+    return file
+
+
+def _restricted(context: typer.Context, strong: "Classifier") -> "Classifier":
+    from cnnsplitter.subtasks.networks import restrict
+
+    return restrict(strong, [name.strip() for name in context.params["subtask"].split(",")])
+
+
+def _images(
+    context: typer.Context, terminal: Terminal, strong: "Classifier", classes: tuple[str, ...]
+) -> "Splits":
+    """Open the images of the sub-task's classes."""
+    images = open_fitting_data(context, terminal, {context.params["strong"]: strong})
+    strong.require_classes(images.classes)
+    images = images.relabel(classes)
+    require_test_images(images)
+    return images
 
 
 def _ways(context: typer.Context) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,23 @@ def load_named(
 
 
 def _digits() -> ImageSet:
+    table = _digits_table()
+    # 17 grey levels, 0 to 16.
+    pixels = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    return ImageSet.from_arrays(pixels, table[:, -1], DIGIT_NAMES, "digits")
+
+
+def _digits_table() -> np.ndarray[Any, Any]:
+    """Return int64[images, pixels and label] from scikit-learn's file, which imports nothing."""
+    package = find_spec("sklearn")
+    if package is not None and package.origin is not None:
+        path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            return np.loadtxt(path, delimiter=",", dtype=np.int64)
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    # 17 grey levels, 0 to 16.
-    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    return ImageSet.from_arrays(pixels, digits.target, DIGIT_NAMES, "digits")
+    return np.column_stack([digits.data, digits.target]).astype(np.int64)
 
 
 def _torchvision(name: str, part: str, root: Path, download: bool) -> ImageSet:

@@ -162,7 +162,8 @@ def build_from(architecture: Architecture, *, seed: int = 0) -> nn.Module:
     if shadow is None or is_library_model(architecture.name):
         known, given = _library_arguments(architecture)
         return build_library_model(architecture.name, **known, seed=seed, arguments=given)
-    net = shadow.to_empty(device="cpu")
+    # what ``to_empty`` does, without the second that it takes to import symbolic shapes
+    net = shadow._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
     initialise(net, torch.Generator().manual_seed(seed))
     return net
 

@@ -2,5 +2,6 @@
 
 from cnnsplitter.planning.base import Plan
 from cnnsplitter.planning.plans import plan_patch, plan_run, plan_split
+from cnnsplitter.planning.subtasks import plan_subtask
 
-__all__ = ["Plan", "plan_patch", "plan_run", "plan_split"]
+__all__ = ["Plan", "plan_patch", "plan_run", "plan_split", "plan_subtask"]
