@@ -1,6 +1,11 @@
 """A batch that does not fit into memory is halved, and the run goes on."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -152,3 +157,22 @@ def test_masked_class_modules_are_run_in_parts_with_the_same_gradient(
     expected = run()
     request.getfixturevalue("little")
     torch.testing.assert_close(run(), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "population", "most_mb"),
+    [(4000, 10, 10, 400), pytest.param(100_000, 100, 40, 2000, marks=pytest.mark.large)],
+)
+def test_images_by_memory_map_are_searched_in_bounded_memory(
+    images: int, classes: int, population: int, most_mb: int, tmp_path: Path
+) -> None:
+    """The large one makes 4,000 selections a generation."""
+    sizes = [str(number) for number in (images, classes, population)]
+    program = [sys.executable, "-m", "trust.mapped", str(tmp_path / "data.npz"), *sizes]
+    root = Path(__file__).parents[2]
+    places = [str(root / "tests"), str(root), os.environ.get("PYTHONPATH", "")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
+    for _ in range(2):
+        done = subprocess.run(program, capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["grown_mb"] < most_mb
