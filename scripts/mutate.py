@@ -1,19 +1,25 @@
 """Mutation testing: do the tests notice when the source is wrong?
 
-``python -m scripts.mutate [--sample N] [--seed N] [PART ...]`` changes one place of the source at a
-time, runs that part's tests in a forked process, and prints one JSON line per mutant and per part.
-A mutant is killed if a test fails or nothing ends in time. Parts are those of ``PARTS``.
+``python -m scripts.mutate [--sample N] [--seed N] [--results FILE] [PART ...]`` changes one place
+of the source at a time, runs that part's tests in a forked process, the mirror of the changed file
+first, and prints one JSON line per mutant and per part. A mutant is killed if a test fails or
+nothing ends in time. Parts are those of ``PARTS``. With ``--results`` the lines go to that file,
+too, and mutants that it has already are not tried again: stop and go on whenever you like. To see
+whether new tests kill survivors, remove their lines.
 """
 
 import argparse
 import ast
 import contextlib
 import copy
+import importlib
 import json
+import math
 import multiprocessing
 import os
 import random
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
@@ -26,15 +32,26 @@ from typing import Any
 SOURCE = Path(__file__).parent.parent / "src"
 PARTS = {
     "channels": (
-        "tests/channels/test_map.py",
         "tests/channels/test_motifs.py",
+        "tests/channels/test_refusals.py",
+        "tests/channels/test_map.py",
+        "tests/channels/test_verify.py",
         "tests/test_surgery.py",
     ),
     "search/tournament.py": ("tests/search/test_tournament.py", "tests/search/test_genetic.py"),
     "calibration.py": ("tests/test_calibration.py", "tests/patches/test_patching.py"),
     "storage": ("tests/storage", "tests/trust/test_golden.py"),
 }
-SECONDS = 900
+LEFT_OUT = ("tests/storage/test_saving.py::test_a_new_process_gives_the_same_outputs",)
+"""Tests in processes of their own, which import the source as it is."""
+LIBRARIES = (
+    *("torch", "torch.export", "torch._dynamo", "numpy", "pydantic", "safetensors.torch"),
+    *("pytest", "hypothesis", "scipy.stats", "sklearn.metrics", "PIL.Image", "matplotlib"),
+    *("torchvision.models", "timm"),
+)
+"""Imported once, before the processes fork."""
+MOST_TIMES, LEAST_SECONDS = 10, 120
+"""A mutant may take so many times what the tests take without any, but not less than these."""
 OTHER: dict[type, type] = {
     **{ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq},
     **{ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn},
@@ -51,12 +68,14 @@ class Mutant:
     Attributes:
         path: The file.
         line: Where.
+        column: Where in the line.
         code: The whole file with the change.
         change: What became of the line's part.
     """
 
     path: Path
     line: int
+    column: int
     code: str
     change: str
 
@@ -75,8 +94,9 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
             target = list(ast.walk(mutated))[number]
             before = ast.unparse(target)
             vars(target).update(changed)
-            code, line = ast.unparse(mutated), getattr(node, "lineno", 0)
-            yield Mutant(path, line, code, f"{before} -> {ast.unparse(target)}")
+            line, column = getattr(node, "lineno", 0), getattr(node, "col_offset", 0)
+            change = f"{before} -> {ast.unparse(target)}"
+            yield Mutant(path, line, column, ast.unparse(mutated), change)
 
 
 def _unread(node: ast.AST) -> Iterator[ast.AST]:
@@ -132,6 +152,17 @@ class Replaced(MetaPathFinder, Loader):
         exec(compile(self.mutant.code, module.__file__, "exec"), vars(module))
 
 
+def tests_of(path: Path, tests: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a part's tests, the mirror of the file first, where most of its mutants fail."""
+    mirror = f"test_{path.stem}.py"
+    files = [
+        str(file)
+        for test in tests
+        for file in (sorted(Path(test).glob("test_*.py")) if Path(test).is_dir() else [Path(test)])
+    ]
+    return tuple(sorted(files, key=lambda file: Path(file).name != mirror))
+
+
 def _test(mutant: Mutant | None, tests: tuple[str, ...]) -> None:
     import pytest
 
@@ -141,19 +172,75 @@ def _test(mutant: Mutant | None, tests: tuple[str, ...]) -> None:
     os.dup2(silence, 2)
     if mutant is not None:
         sys.meta_path.insert(0, Replaced(mutant))
-    code = pytest.main(["-q", "-x", "--tb=no", "-p", "no:cacheprovider", *tests])
+    left_out = [f"--deselect={test}" for test in LEFT_OUT]
+    code = pytest.main(["-q", "-x", "--tb=no", "-p", "no:cacheprovider", *left_out, *tests])
     os._exit(int(code != 0))
 
 
-def survives(mutant: Mutant | None, tests: tuple[str, ...]) -> bool:
-    """Return whether the tests pass, in a process that has the libraries already."""
+def survives(mutant: Mutant | None, tests: tuple[str, ...], seconds: float | None = None) -> bool:
+    """Return whether the tests pass in time, in a process that has the libraries already."""
     process = multiprocessing.get_context("fork").Process(target=_test, args=(mutant, tests))
     process.start()
-    process.join(SECONDS)
+    process.join(seconds)
     if process.is_alive():
         process.kill()
         process.join()
     return process.exitcode == 0
+
+
+def interval(killed: int, mutants: int) -> tuple[float, float]:
+    """Return Wilson's interval of 95 % for the share of mutants that is killed."""
+    z, share = 1.959964, killed / mutants
+    middle = (share + z * z / (2 * mutants)) / (1 + z * z / mutants)
+    half = math.sqrt(share * (1 - share) / mutants + (z / (2 * mutants)) ** 2)
+    half *= z / (1 + z * z / mutants)
+    return round(middle - half, 3), round(middle + half, 3)
+
+
+class Results:
+    """One JSON line per mutant, printed and, with a file, kept."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Read what the file has already."""
+        self.path = path
+        lines = path.read_text().splitlines() if path and path.exists() else []
+        self.known = {self._key(line): line["killed"] for line in map(json.loads, lines)}
+
+    @staticmethod
+    def _key(line: dict[str, Any]) -> tuple[Any, ...]:
+        return line["file"], line["line"], line["column"], line["change"]
+
+    def killed(self, mutant: Mutant, tests: tuple[str, ...], seconds: float) -> bool:
+        """Return whether a mutant is killed, now or by what the file says."""
+        name = str(mutant.path.relative_to(SOURCE))
+        place = {"line": mutant.line, "column": mutant.column}
+        line = {"file": name, **place, "change": mutant.change}
+        key = self._key(line)
+        if key not in self.known:
+            self.known[key] = not survives(mutant, tests_of(mutant.path, tests), seconds)
+            text = json.dumps({**line, "killed": self.known[key]})
+            print(text, flush=True)
+            if self.path:
+                with self.path.open("a") as file:
+                    file.write(f"{text}\n")
+        return bool(self.known[key])
+
+
+def try_part(part: str, sample: int | None, seed: int, results: Results) -> None:
+    """Try the mutants of one part and print how many are killed."""
+    place = SOURCE / "cnnsplitter" / part
+    files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
+    found = [mutant for file in files for mutant in mutants_of(file)]
+    whole = len(found)
+    if sample:
+        found = random.Random(seed).sample(found, min(sample, whole))
+    begun = time.monotonic()
+    if not survives(None, tests_of(place, PARTS[part])):
+        raise SystemExit(f"{part}: its tests fail without any mutant")
+    seconds = max(LEAST_SECONDS, MOST_TIMES * (time.monotonic() - begun))
+    killed = sum(results.killed(mutant, PARTS[part], seconds) for mutant in found)
+    figures = {"part": part, "of": whole, "mutants": len(found), "killed": killed}
+    print(json.dumps({**figures, "interval": interval(killed, len(found))}), flush=True)
 
 
 def main() -> None:
@@ -162,26 +249,14 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
     parser.add_argument("--sample", type=int, help="so many random mutants of each part")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", type=Path, help="file that mutants are added to")
     options = parser.parse_args()
-    for library in ("torch", "numpy", "pydantic", "safetensors.torch"):
+    for library in LIBRARIES:
         with contextlib.suppress(ImportError):
-            __import__(library)
+            importlib.import_module(library)
+    results = Results(options.results)
     for part in options.parts:
-        place = SOURCE / "cnnsplitter" / part
-        files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
-        found = [mutant for file in files for mutant in mutants_of(file)]
-        if options.sample:
-            found = random.Random(options.seed).sample(found, min(options.sample, len(found)))
-        if not survives(None, PARTS[part]):
-            raise SystemExit(f"{part}: its tests fail without any mutant")
-        killed = 0
-        for mutant in found:
-            lives = survives(mutant, PARTS[part])
-            killed += not lives
-            name = str(mutant.path.relative_to(SOURCE))
-            line = {"file": name, "line": mutant.line, "change": mutant.change, "killed": not lives}
-            print(json.dumps(line), flush=True)
-        print(json.dumps({"part": part, "mutants": len(found), "killed": killed}), flush=True)
+        try_part(part, options.sample, options.seed, results)
 
 
 if __name__ == "__main__":

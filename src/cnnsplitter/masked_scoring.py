@@ -1,9 +1,10 @@
 """The strong model on its training images, with masks that gradients flow through."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from cnnsplitter.channels.masking import masked
 from cnnsplitter.classifier import Classifier, logits_of
 from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import ModelError
-from cnnsplitter.inference import device_of, predict, to_device
+from cnnsplitter.inference import device_of, in_parts, is_out_of_memory, predict, to_device
 from cnnsplitter.mask_cost import MaskCost
 from cnnsplitter.nets import eval_mode
 
@@ -56,13 +57,39 @@ class MaskedImages:
     def masked_logits(self, images: Tensor, masks: Tensor) -> Tensor:
         """Return logits float[k, classes], through which gradients reach the masks.
 
+        Where memory does not do for all at once, they are computed part by part, from then on, and
+        once more when the gradient is asked for.
+
         Args:
             images: int64[k], which training image.
             masks: float[k, units].
 
         Raises:
-            ModelError: The network lets no gradient through.
+            ModelError: Not even one image fits into memory, or the network lets no gradient through.
         """
+        if self._room.is_tight:
+            return self._in_parts(images, masks)
+        try:
+            return self._logits(images, masks)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        # Only now has the error let go of what was computed.
+        self._room.is_tight = True
+        return self._in_parts(images, masks)
+
+    @cached_property
+    def _room(self) -> "_Room":
+        return _Room()
+
+    def _in_parts(self, images: Tensor, masks: Tensor) -> Tensor:
+        def run(rows: Tensor, own: Tensor) -> Tensor:
+            return self._logits(images[rows], own)
+
+        found: Tensor = _InParts.apply(masks, run)  # type: ignore[no-untyped-call]
+        return found
+
+    def _logits(self, images: Tensor, masks: Tensor) -> Tensor:
         device = device_of(self.strong)
         different = torch.tensor(sorted(set(images.tolist())))
         place = torch.searchsorted(different, images)
@@ -71,7 +98,7 @@ class MaskedImages:
         net = self.strong.net
         with eval_mode(net), constant_weights(net), masked(net, self.channels, masks.to(x)):
             logits = logits_of(net(x))
-        if masks.requires_grad and not logits.requires_grad:
+        if torch.is_grad_enabled() and masks.requires_grad and not logits.requires_grad:
             raise ModelError(
                 "no gradient flows through the network, which the gradient search follows; "
                 "take another search, such as genetic"
@@ -85,6 +112,41 @@ class MaskedImages:
     @cached_property
     def _cost(self) -> MaskCost:
         return MaskCost.of(self.strong, self.channels)
+
+
+@dataclass
+class _Room:
+    """Whether memory did not do for a batch yet."""
+
+    is_tight: bool = False
+
+
+class _InParts(torch.autograd.Function):
+    """Runs rows part by part, and again for the gradient, so that one part is kept at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, masks: Tensor, run: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Return outputs [k, ...] for masks [k, units]; ``run`` maps rows and their masks to it."""
+        ctx.save_for_backward(masks)
+        ctx.run = run
+        rows = torch.arange(len(masks))
+        outputs, ctx.most = in_parts(lambda part: run(part, masks[part]), rows, len(rows))
+        return torch.cat(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient of the masks."""
+        (masks,), (slope,) = ctx.saved_tensors, slopes
+
+        def slope_of(rows: Tensor) -> Tensor:
+            own = masks[rows].detach().requires_grad_()
+            with torch.enable_grad():
+                outputs = ctx.run(rows, own)
+            (found,) = torch.autograd.grad(outputs, own, slope[rows])
+            return found
+
+        parts, _ = in_parts(slope_of, torch.arange(len(masks)), ctx.most)
+        return torch.cat(parts), None
 
 
 @dataclass(frozen=True, eq=False)

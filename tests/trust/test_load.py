@@ -1,6 +1,11 @@
 """A batch that does not fit into memory is halved, and the run goes on."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +13,11 @@ from torch import Tensor, nn
 
 import toys
 from cnnsplitter.errors import ModelError
+from cnnsplitter.importance import Importance, measure_importance
 from cnnsplitter.inference import in_parts, is_out_of_memory, predict
+from cnnsplitter.masked_scoring import MaskedImages
 from cnnsplitter.scoring import CutScorer
+from cnnsplitter.taylor import measure_taylor
 from cnnsplitter.training import Training, train
 
 ERRORS = (
@@ -103,3 +111,68 @@ def test_parts_are_all_images_in_order() -> None:
         outputs, fits = in_parts(layer, images, 13)
         assert torch.equal(torch.cat(outputs), images)
         assert fits <= max(most, 1)
+
+
+@pytest.fixture
+def little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let convolutions take seven images at once, and three where a gradient is wanted."""
+    forward: Callable[..., Tensor] = nn.Conv2d.forward
+
+    def limited(layer: nn.Conv2d, x: Tensor) -> Tensor:
+        if len(x) > (3 if torch.is_grad_enabled() else 7):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(layer, x)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", limited)
+
+
+@pytest.mark.parametrize("measure", [measure_importance, measure_taylor])
+def test_importance_is_measured_in_parts(
+    measure: Callable[..., Importance], request: pytest.FixtureRequest
+) -> None:
+    strong, data = toys.classifier(), toys.image_set(20)
+    channels = toys.traced(strong)
+    expected = measure(strong, channels, data, batch_size=16).scores
+    request.getfixturevalue("little")
+    found = measure(strong, channels, data, batch_size=16).scores
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_masked_class_modules_are_run_in_parts_with_the_same_gradient(
+    request: pytest.FixtureRequest,
+) -> None:
+    strong, data = toys.classifier(), toys.image_set(20)
+    channels = toys.traced(strong)
+    masks = torch.rand(10, channels.unit_count, generator=torch.Generator().manual_seed(0))
+    images, owner = torch.arange(10) * 2, torch.arange(10) % 3
+
+    def run() -> tuple[Tensor, Tensor]:
+        scored = MaskedImages(strong, channels, data)
+        for _ in range(2):  # the second time it is known that they do not fit
+            wanted = masks.clone().requires_grad_()
+            scores = scored(images, owner, wanted)
+            (slopes,) = torch.autograd.grad(scores.square().sum(), wanted)
+        return scores.detach(), slopes
+
+    expected = run()
+    request.getfixturevalue("little")
+    torch.testing.assert_close(run(), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "population", "most_mb"),
+    [(4000, 10, 10, 400), pytest.param(100_000, 100, 40, 2000, marks=pytest.mark.large)],
+)
+def test_images_by_memory_map_are_searched_in_bounded_memory(
+    images: int, classes: int, population: int, most_mb: int, tmp_path: Path
+) -> None:
+    """The large one makes 4,000 selections a generation."""
+    sizes = [str(number) for number in (images, classes, population)]
+    program = [sys.executable, "-m", "trust.mapped", str(tmp_path / "data.npz"), *sizes]
+    root = Path(__file__).parents[2]
+    places = [str(root / "tests"), str(root), os.environ.get("PYTHONPATH", "")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
+    for _ in range(2):
+        done = subprocess.run(program, capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["grown_mb"] < most_mb

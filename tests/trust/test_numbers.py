@@ -1,21 +1,30 @@
 """Odd numbers give defined results or typed errors, and figures are those of scikit-learn."""
 
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from sklearn.metrics import precision_recall_fscore_support
-from torch import Tensor
+from torch import Tensor, nn
 
 import toys
 from cnnsplitter.calibration import CALIBRATIONS
+from cnnsplitter.class_modules import compose
 from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.errors import CnnSplitterError, ModelError
 from cnnsplitter.evaluation import count, evaluate
+from cnnsplitter.exporting import export
 from cnnsplitter.patches.patching import patch
 from cnnsplitter.splitting import split
+from cnnsplitter.storage.saving import save
+from cnnsplitter.training import Training, train
+from cnnsplitter.weights import load_weights
 
 CASES, CLASSES = 10_000, 4
 NAMES = tuple("abcd")
@@ -51,6 +60,58 @@ def test_weights_that_are_no_numbers_are_refused(value: float) -> None:
     next(strong.parameters()).data.view(-1)[0] = value
     with pytest.raises(CnnSplitterError, match=r"NaN or infinite"):
         split(strong, data, seed=0)
+
+
+def spoilt(model: nn.Module, value: float) -> Any:
+    """The model with one weight that is no number."""
+    next(model.parameters()).data.view(-1)[0] = value
+    return model
+
+
+def adopted(value: float, folder: Path) -> None:
+    save_file(spoilt(toys.classifier("lenet5"), value).net.state_dict(), folder / "a.safetensors")
+    load_weights(toys.classifier("lenet5").net, folder / "a.safetensors")
+
+
+def composed(value: float) -> None:
+    strong, data = toys.classifier(), toys.image_set(9)
+    modules = [toys.class_module(strong, name) for name in toys.CLASSES]
+    evaluate(compose([spoilt(modules[0], value), *modules[1:]]), data)
+
+
+def patched(value: float, *, weak: bool) -> None:
+    module, model = toys.class_module(toys.classifier()), toys.classifier("lenet5", seed=1)
+    spoilt(model if weak else module, value)
+    patch(model, {"dog": module}, toys.splits(24))
+
+
+def trained(value: float) -> None:
+    start = spoilt(toys.classifier("lenet5"), value)
+    train(start, toys.image_set(16), None, Training(epochs=1, batch_size=8), seed=0)
+
+
+USES: dict[str, Callable[[float, Path], Any]] = {
+    "adopt": adopted,
+    "compose": lambda value, _: composed(value),
+    "evaluate": lambda value, _: evaluate(
+        spoilt(toys.classifier("lenet5"), value), toys.image_set(9)
+    ),
+    "export": lambda value, folder: export(
+        spoilt(toys.classifier("lenet5"), value), folder / "a.pt2"
+    ),
+    "patch a weak model": lambda value, _: patched(value, weak=True),
+    "patch with a class module": lambda value, _: patched(value, weak=False),
+    "save": lambda value, folder: save(spoilt(toys.classifier("lenet5"), value), folder / "a"),
+    "train": lambda value, _: trained(value),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_models_that_are_no_numbers_are_refused(name: str, value: float, tmp_path: Path) -> None:
+    with pytest.raises(CnnSplitterError, match=r"NaN|nan|infinite"):
+        USES[name](value, tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.name != "a.safetensors"]
 
 
 def test_infinite_outputs_have_a_class() -> None:

@@ -46,8 +46,18 @@ def save(
     except (TypeError, ValueError) as error:
         raise StorageError(f"{path}: details must be JSON values ({error})") from error
     manifest, tensors = pack(model, kept)
+    _require_finite(path, tensors)
     kept_tensors = compress(tensors) if compact else tensors
     write_tensors(path, kept_tensors, manifest.model_dump(mode="json"))
+
+
+def _require_finite(path: Path, tensors: Tensors) -> None:
+    """Refuse what could not be read again."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise StorageError(
+                f"{path}: not written, as {name!r} holds NaN or infinite values; train it anew"
+            )
 
 
 def load(path: str | Path, *, build: Builder | None = None) -> Model:
