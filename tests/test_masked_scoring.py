@@ -43,14 +43,18 @@ def test_every_pair_is_scored_by_its_own_class_module(spec: Spec) -> None:
     torch.testing.assert_close(scores, found, rtol=1e-4, atol=1e-4)
 
 
-class Stopped(torch.nn.Conv2d):
+class Still(torch.nn.Sequential):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return super().forward(input).detach()
+        with torch.no_grad():
+            return super().forward(input)
 
 
 def test_networks_without_gradients_are_refused() -> None:
-    net = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 4, 3), Stopped(4, 4, 3), torch.nn.Flatten(), torch.nn.Linear(64, 4)
+    net = Still(
+        torch.nn.Conv2d(1, 4, 3),
+        torch.nn.Conv2d(4, 4, 3),
+        torch.nn.Flatten(),
+        torch.nn.Linear(64, 4),
     )
     masked = masked_images(Classifier(net, CLASSES, (1, 8, 8)))
     masks = random_masks(masked.channels, 1)

@@ -157,8 +157,7 @@ def split(
         search_images: At most so many images of ``data.search`` score selections.
         start: What another search of this network found, for a genetic search to begin near.
         units: ``"all"`` takes rows of hidden linear layers for units, too, beside kernels.
-        compensate: Whether what is kept takes over what was cut; see ``compensating.compensate``.
-            By default after a gradient search only.
+        compensate: Whether what is kept takes over what was cut; None: after a gradient search.
         unknown: What an operator that cannot be followed does; see ``ChannelMap.trace``.
         checkpoint: File to resume from and to write after every generation.
         engine: Where selections are scored; by default in this process.
@@ -171,8 +170,7 @@ def split(
         StorageError: A checkpoint that belongs to something else.
         EngineError: Workers that cannot be started, or that end again and again.
     """
-    classifier = as_classifier(strong, data)
-    search = search or default_search()
+    classifier, search = as_classifier(strong, data), search or default_search()
     images = search_set(search, limited(data.search, search_images, seed))
     require_usable(classifier, data, images)
     channels = trace(classifier, units=units, unknown=unknown)
