@@ -234,7 +234,7 @@ def test_rows_of_hidden_linear_layers_are_units_on_request(
     hidden = [m for m in strong.net.modules() if isinstance(m, nn.Linear)][:-1]
     kernels, both = trace(strong), trace(strong, units="all")
     assert both.unit_count == kernels.unit_count + sum(layer.out_features for layer in hidden)
-    given = {"seed": 3, "search_images": 60, "units": "all"}
+    given: dict[str, Any] = {"seed": 3, "search_images": 60, "units": "all"}
     found = split(strong, digits, search=search, importance="taylor", **given)
     for name, module in found.modules.items():
         keep = found.result.selection(name).keep

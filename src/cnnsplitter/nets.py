@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -43,6 +43,18 @@ def copied(net: M, replaced: dict[int, Any] | None = None) -> M:
     except RuntimeError as error:
         reason = _kept_tensor(net) or first_line(error)
         raise UnsupportedModelError(f"{type(net).__name__} cannot be copied: {reason}") from error
+
+
+def user_hooks(net: nn.Module) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yield the forward hooks that no library registered, with the path of their layer."""
+    for path, module in net.named_modules():
+        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+            made_in = getattr(hook, "__module__", None) or type(hook).__module__
+            if made_in.partition(".")[0] not in _LIBRARIES:
+                yield path, hook
+
+
+_LIBRARIES = ("torch", "torchvision", "timm", "cnnsplitter")
 
 
 def require_one_input(model: nn.Module) -> None:

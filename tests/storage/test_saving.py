@@ -296,6 +296,17 @@ def test_only_models_of_this_package_are_saved(tmp_path: Path) -> None:
         load(tmp_path / "nowhere")
 
 
+def test_hooks_that_a_file_would_lose_are_refused(tmp_path: Path) -> None:
+    model, path = toys.classifier("lenet5"), tmp_path / "a.safetensors"
+    name, layer = next((n, m) for n, m in model.net.named_modules() if isinstance(m, nn.Conv2d))
+    handle = layer.register_forward_hook(lambda module, args, y: 2 * y)
+    with pytest.raises(StorageError, match=rf"layer '{name}' has a forward hook \(.*\.py:\d+\)"):
+        save(model, path)
+    assert not path.exists()
+    handle.remove()
+    save(model, path)
+
+
 def test_load_as_names_both_kinds(tmp_path: Path) -> None:
     save(toys.classifier(), tmp_path / "model")
     with pytest.raises(StorageError, match="model: holds a Classifier, not a ClassModule"):

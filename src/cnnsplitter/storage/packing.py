@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from cnnsplitter.class_modules import ClassModule, ComposedModel
 from cnnsplitter.classifier import Classifier
-from cnnsplitter.errors import StorageError
+from cnnsplitter.errors import StorageError, defined_at
+from cnnsplitter.models.references import is_factory
+from cnnsplitter.nets import user_hooks
 from cnnsplitter.patches.patching import PatchedModel
 from cnnsplitter.selection import Selection
 from cnnsplitter.storage.manifest import (
@@ -109,6 +111,7 @@ def selection_name(number: int) -> str:
 
 
 def _net_fields(model: Classifier | ClassModule) -> dict[str, Any]:
+    _require_no_hooks(model)
     architecture = model.architecture and ArchitecturePart(
         name=model.architecture.name,
         arguments=dict(model.architecture.arguments),
@@ -121,6 +124,18 @@ def _net_fields(model: Classifier | ClassModule) -> dict[str, Any]:
         "std": model.preprocessing.std,
         "architecture": architecture,
     }
+
+
+def _require_no_hooks(model: Classifier | ClassModule) -> None:
+    """Refuse what a file cannot hold and a builder by name does not bring back."""
+    architecture = model.architecture
+    if architecture is None or is_factory(architecture.name):
+        return
+    for path, hook in user_hooks(model.net):
+        raise StorageError(
+            f"layer {path!r} has a forward hook ({defined_at(hook)}) that a file cannot hold; "
+            "remove it if it only records, or build the network by a factory that registers it"
+        )
 
 
 def _net_part(model: Classifier) -> NetPart:
