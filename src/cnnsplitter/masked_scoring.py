@@ -86,7 +86,7 @@ class MaskedImages:
         def run(rows: Tensor, own: Tensor) -> Tensor:
             return self._logits(images[rows], own)
 
-        found: Tensor = _InParts.apply(masks, run)  # type: ignore[no-untyped-call]
+        found: Tensor = _InParts.apply(masks, run)
         return found
 
     def _logits(self, images: Tensor, masks: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class _InParts(torch.autograd.Function):
             own = masks[rows].detach().requires_grad_()
             with torch.enable_grad():
                 outputs = ctx.run(rows, own)
-            (found,) = torch.autograd.grad(outputs, own, slope[rows])
+            found: Tensor = torch.autograd.grad(outputs, own, slope[rows])[0]
             return found
 
         parts, _ = in_parts(slope_of, torch.arange(len(masks)), ctx.most)

@@ -100,7 +100,6 @@ def train(
     training = _training(
         kind, settings_table(context, "training"), changes, f"{settings}: training"
     )
-    arguments = parsed_arguments(model_arguments)
     from cnnsplitter.folder_lock import held_file
     from cnnsplitter.inference import best_device
     from cnnsplitter.training import train as fit
@@ -111,7 +110,7 @@ def train(
         with terminal:
             images = open_data(context, terminal)
             require_test_images(images)
-            start = _untrained(context, images, arguments)
+            start = _untrained(context, images, parsed_arguments(model_arguments))
             trained = fit(
                 start.to(best_device()),
                 images.train,
