@@ -46,7 +46,8 @@ def test_every_pair_is_scored_by_its_own_class_module(spec: Spec) -> None:
 class Still(torch.nn.Sequential):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return super().forward(input)
+            out: torch.Tensor = super().forward(input)  # type: ignore[no-untyped-call]
+        return out
 
 
 def test_networks_without_gradients_are_refused() -> None:

@@ -170,7 +170,7 @@ def test_populations_shrink_in_proportion(name: str, population: int) -> None:
     assert after.model_dump(exclude=rest) == before.model_dump(exclude=rest)
 
 
-def genetic(name: str, **changes: int) -> GeneticSearch:
+def genetic(name: str, **changes: Any) -> GeneticSearch:
     search = load_recipe(name).adapted(**changes).search.search
     assert isinstance(search, GeneticSearch)
     return search

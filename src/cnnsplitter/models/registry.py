@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cnnsplitter.classifier import Architecture
 from cnnsplitter.errors import SettingsError, require_known
@@ -163,7 +163,10 @@ def build_from(architecture: Architecture, *, seed: int = 0) -> nn.Module:
         known, given = _library_arguments(architecture)
         return build_library_model(architecture.name, **known, seed=seed, arguments=given)
     # what ``to_empty`` does, without the second that it takes to import symbolic shapes
-    net = shadow._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
+    def fresh(tensor: Tensor) -> Tensor:
+        return torch.empty(tensor.shape, dtype=tensor.dtype)
+
+    net: nn.Module = shadow._apply(fresh)  # type: ignore[no-untyped-call]
     initialise(net, torch.Generator().manual_seed(seed))
     return net
 

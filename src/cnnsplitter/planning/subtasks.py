@@ -37,10 +37,11 @@ def plan_subtask(
         compare: Whether class modules of the same classes are searched, too.
         seed: Of what is timed.
     """
-    options = {"freeze_unknown": freeze_unknown, "seed": seed}
-    plan = plan_split(restricted, data, search, search_images, [out], **options)
+    plan = plan_split(
+        restricted, data, search, search_images, [out], freeze_unknown=freeze_unknown, seed=seed
+    )
     own = tuple(_shared(row, len(restricted.classes)) for row in plan.steps)
-    others = tuple(row | {"step": f"class modules: {row['step']}"} for row in plan.steps)
+    others = tuple({**row, "step": f"class modules: {row['step']}"} for row in plan.steps)
     return replace(plan, steps=(*own, *others) if compare else own)
 
 
