@@ -99,7 +99,8 @@ def _images(model: nn.Module, batch_size: int, shape: tuple[int, int, int]) -> T
 
 
 def _multiply_adds(model: nn.Module, images: Tensor) -> int:
-    with _Counter() as counter:  # type: ignore[no-untyped-call]
+    counter = _Counter()
+    with counter:
         model(images)
     # A multiply-add is two floating point operations.
     return counter.operations // 2

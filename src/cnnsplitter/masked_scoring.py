@@ -65,7 +65,7 @@ class MaskedImages:
             masks: float[k, units].
 
         Raises:
-            ModelError: Not even one image fits into memory, or the network lets no gradient through.
+            ModelError: Not even one image fits into memory, or no gradient flows.
         """
         if self._room.is_tight:
             return self._in_parts(images, masks)

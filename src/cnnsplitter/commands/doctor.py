@@ -81,7 +81,9 @@ def doctor(
 ) -> None:
     """Tell before any search what can be selected, whether it is exact, and how long it takes."""
     from cnnsplitter.doctor import SEARCH_IMAGES, examine
+    from cnnsplitter.planning.measured import default_seconds
     from cnnsplitter.recipes import SearchSettings
+    from cnnsplitter.search import GeneticSearch
     from cnnsplitter.splitting import IMPORTANCE_IMAGES
 
     search = (
@@ -89,6 +91,7 @@ def doctor(
         .adapted(population=population, generations=generations)
         .search
     )
+    assert isinstance(search, GeneticSearch)
     terminal = Terminal(json, quiet)
     with terminal:
         images = open_data(context, terminal) if data else None
@@ -102,8 +105,9 @@ def doctor(
             unknown=unknown_operators(freeze_unknown),
             seed=seed,
         )
-    _show(subject, model, found, terminal)
-    terminal.result({"model": subject, **found.to_json()})
+        default = default_seconds(model, found, images.train if images else None)
+    _show(subject, model, found, default, terminal)
+    terminal.result({"model": subject, **found.to_json(), "default_search_seconds": default})
 
 
 def _subject(context: typer.Context, images: "Splits | None") -> "Classifier":
@@ -145,7 +149,13 @@ def _subject(context: typer.Context, images: "Splits | None") -> "Classifier":
     return model.to(best_device())
 
 
-def _show(name: str, model: "Classifier", found: "Examination", terminal: Terminal) -> None:
+def _show(
+    name: str,
+    model: "Classifier",
+    found: "Examination",
+    default: float | None,
+    terminal: Terminal,
+) -> None:
     channels, shape = found.channels, "x".join(map(str, model.input_shape))
     share = found.selectable / channels.kernel_count
     terminal.line(f"{name}: {type(model.net).__name__}, {len(model.classes)} classes, {shape}")
@@ -177,24 +187,28 @@ def _show(name: str, model: "Classifier", found: "Examination", terminal: Termin
     if found.estimate is None:
         terminal.line("Nothing can be selected, so there is nothing to search.")
     else:
-        _show_estimate(found.estimate, terminal)
+        _show_estimate(found.estimate, default, terminal)
 
 
-def _show_estimate(estimate: "Estimate", terminal: Terminal) -> None:
+def _show_estimate(estimate: "Estimate", default: float | None, terminal: Terminal) -> None:
     from cnnsplitter.doctor import TYPICAL_SHARE
 
     rows = {
-        "importance": estimate.importance,
-        "sensitivity": estimate.sensitivity,
-        "search": estimate.search,
-        "in all": estimate.total,
+        "gradient search, the default": default,
+        "genetic: importance": estimate.importance,
+        "genetic: sensitivity": estimate.sensitivity,
+        "genetic: search": estimate.search,
+        "genetic: in all": estimate.total,
     }
     terminal.table(
         "Estimated time of a split on this machine",
-        [{"step": step, "time": duration(seconds)} for step, seconds in rows.items()],
+        [
+            {"step": step, "time": "no gradient" if seconds is None else duration(seconds)}
+            for step, seconds in rows.items()
+        ],
     )
     terminal.line(
-        f"Assumed: the genetic search with {estimate.population} individuals per class for "
+        f"Assumed: a genetic search with {estimate.population} individuals per class for "
         f"{estimate.generations} generations, {estimate.candidates:,} candidates that keep "
         f"{TYPICAL_SHARE:.0%} of the units, {estimate.images:,} search images; one image takes "
         f"{1000 * estimate.full_image:.2f} ms, cut {1000 * estimate.cut_image:.2f} ms, with what "

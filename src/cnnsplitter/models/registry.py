@@ -162,6 +162,7 @@ def build_from(architecture: Architecture, *, seed: int = 0) -> nn.Module:
     if shadow is None or is_library_model(architecture.name):
         known, given = _library_arguments(architecture)
         return build_library_model(architecture.name, **known, seed=seed, arguments=given)
+
     # what ``to_empty`` does, without the second that it takes to import symbolic shapes
     def fresh(tensor: Tensor) -> Tensor:
         return torch.empty(tensor.shape, dtype=tensor.dtype)

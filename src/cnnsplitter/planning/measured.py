@@ -9,13 +9,14 @@ from cnnsplitter.channels import ChannelMap
 from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
-from cnnsplitter.doctor import Estimate
-from cnnsplitter.errors import DataError
+from cnnsplitter.doctor import Estimate, Examination
+from cnnsplitter.errors import DataError, ModelError
 from cnnsplitter.masked_scoring import MaskedImages
 from cnnsplitter.patches.combining import Layout, Observations
 from cnnsplitter.patches.fitting import Fitting, fit
 from cnnsplitter.patches.guard import verdicts_of
 from cnnsplitter.search import GradientSearch
+from cnnsplitter.search.registry import default_search
 from cnnsplitter.splitting import GRADIENT_IMAGES, limited
 
 _MOST_FITTED = 500
@@ -47,6 +48,36 @@ def gradient_seconds(
     logits = min(len(train), GRADIENT_IMAGES) * found.full_image
     scores = search.rounds * classes * (found.cut + found.images * found.cut_image)
     return logits + gradient_steps(search) * _step(search, strong, channels, train) + scores
+
+
+def default_seconds(
+    strong: Classifier, examined: Examination, train: ImageSet | None
+) -> float | None:
+    """Return how long a split takes if no search is named.
+
+    Args:
+        strong: The strong model.
+        examined: What ``doctor.examine`` found.
+        train: Images to learn from; by default as many as the search uses, drawn at random.
+
+    Returns:
+        Seconds; None where nothing can be selected, or no gradient flows.
+    """
+    if examined.estimate is None:
+        return None
+    search, few = default_search(), train or _drawn(strong)
+    try:
+        return gradient_seconds(search, strong, examined.channels, few, examined.estimate)
+    except ModelError:
+        return None
+
+
+def _drawn(strong: Classifier) -> ImageSet:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (64, *strong.input_shape), generator=generator)
+    labels = torch.arange(len(pixels)) % len(strong.classes)
+    drawn = ImageSet.from_arrays(pixels.to(torch.uint8), labels, strong.classes, "random images")
+    return drawn.take(torch.arange(GRADIENT_IMAGES) % len(pixels))
 
 
 def _step(
