@@ -175,21 +175,22 @@ def split(
     require_usable(classifier, data, images)
     channels = trace(classifier, units=units, unknown=unknown)
     require_layers(search, sensitivity, channels)
-    if start is not None and start.fingerprint != channels.fingerprint:
-        raise SettingsError("the start selections are another network's; give those of this one")
-    if not isinstance(importance, Importance):
-        ways = (seed, progress, importance)
-        importance = importance_for(search, classifier, channels, data.train, *ways)
-    require_importance(importance, classifier, channels)
+    _require_start(start, channels)
+    known = importance_for(search, classifier, channels, data.train, seed, progress, importance)
     scorer = CutScorer(classifier, channels, images)
     with (engine or InProcess()).spread(scorer) as run:
         masked = MaskedImages(classifier, channels, limited(data.train, GRADIENT_IMAGES, seed))
-        problem = _problem(scorer, run, masked, search, importance, sensitivity, start, progress)
+        problem = _problem(scorer, run, masked, search, known, sensitivity, start, progress)
         result = search.run(problem, seed=seed, checkpoint=checkpoint, progress=progress)
     modules = class_modules(classifier, channels, result)
     if compensates(search) if compensate is None else compensate:
         modules = compensated(modules, classifier, channels, data.train, seed=seed)
     return Split(modules, result, channels.kernels_per_unit, classifier.weights_digest())
+
+
+def _require_start(start: SearchResult | None, channels: ChannelMap) -> None:
+    if start is not None and start.fingerprint != channels.fingerprint:
+        raise SettingsError("the start selections are another network's; give those of this one")
 
 
 def _problem(
@@ -231,23 +232,26 @@ def importance_for(
     train: ImageSet,
     seed: int,
     progress: Progress = silent,
-    measure: Measure = "feature-maps",
+    importance: Importance | Measure = "feature-maps",
 ) -> Importance:
-    """Measure importance on some of the training images if ``search`` uses it; else 1."""
-    require_known("importance", measure, get_args(Measure))
+    """Return importance that is known or measured on some images; 1 if ``search`` has no use."""
+    if isinstance(importance, Importance):
+        _require_own(importance, strong, channels)
+        return importance
+    require_known("importance", importance, get_args(Measure))
     images = limited(train, IMPORTANCE_IMAGES, seed)
     # start ratios are measured on the most important units
     if not (search.needs_importance or search.needs_sensitivity):
         require_every_class(images, "the search")
         return uniform_importance(channels, len(strong.classes))
-    if measure == "taylor":
+    if importance == "taylor":
         return measure_taylor(
             strong, channels, limited(images, TAYLOR_IMAGES, seed), progress=progress
         )
     return measure_importance(strong, channels, images, progress=progress)
 
 
-def require_importance(importance: Importance, strong: Classifier, channels: ChannelMap) -> None:
+def _require_own(importance: Importance, strong: Classifier, channels: ChannelMap) -> None:
     """Raise ``SettingsError`` unless the importance is that of ``strong``, with these weights."""
     if importance.fingerprint != channels.fingerprint:
         raise SettingsError("the importance was measured on another network; measure it on this")

@@ -223,6 +223,7 @@ class TestDoctor:
         normed = ("doctor", "own_nets:normed", *self.SHAPE, "--json")
         plain, baked = succeed(*normed).json, succeed(*normed, "--bake").json
         assert (plain["selectable"], baked["selectable"]) == (0, baked["kernels"])
+        assert plain["default_search_seconds"] is None
         own = ("doctor", "lenet5", *self.SHAPE, "--json")
         half = succeed(*own, "--width", 0.5).json
         assert 0 < half["kernels"] < succeed(*own).json["kernels"]
@@ -235,6 +236,7 @@ class TestDoctor:
     def test_the_data_says_how_many_images(self, workshop: Path) -> None:
         shown = succeed("doctor", "strong.st", *REBUILD, "--data", "data.npz", "--json").json
         assert shown["estimate"]["images"] == 36
+        assert shown["default_search_seconds"] > 0
 
     def test_weights_are_tried(self, workshop: Path) -> None:
         weights = ("--weights", "w.pth")

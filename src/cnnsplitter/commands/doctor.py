@@ -86,11 +86,8 @@ def doctor(
     from cnnsplitter.search import GeneticSearch
     from cnnsplitter.splitting import IMPORTANCE_IMAGES
 
-    search = (
-        SearchSettings(name="genetic")
-        .adapted(population=population, generations=generations)
-        .search
-    )
+    sizes = {"population": population, "generations": generations}
+    search = SearchSettings(name="genetic").adapted(**sizes).search
     assert isinstance(search, GeneticSearch)
     terminal = Terminal(json, quiet)
     with terminal:
@@ -208,7 +205,7 @@ def _show_estimate(estimate: "Estimate", default: float | None, terminal: Termin
         ],
     )
     terminal.line(
-        f"Assumed: a genetic search with {estimate.population} individuals per class for "
+        f"Assumed: the genetic search with {estimate.population} individuals per class for "
         f"{estimate.generations} generations, {estimate.candidates:,} candidates that keep "
         f"{TYPICAL_SHARE:.0%} of the units, {estimate.images:,} search images; one image takes "
         f"{1000 * estimate.full_image:.2f} ms, cut {1000 * estimate.cut_image:.2f} ms, with what "

@@ -28,7 +28,6 @@ from cnnsplitter.splitting import (
     as_classifier,
     importance_for,
     limited,
-    require_importance,
     require_layers,
     require_usable,
     search_set,
@@ -163,14 +162,11 @@ def subtask(
     require_usable(restricted, data, images)
     channels = trace(restricted, unknown=unknown)
     require_layers(search, None, channels)
-    if not isinstance(importance, Importance):
-        ways = (seed, progress, importance)
-        importance = importance_for(search, restricted, channels, data.train, *ways)
-    require_importance(importance, restricted, channels)
+    known = importance_for(search, restricted, channels, data.train, seed, progress, importance)
     scorer = MarginScorer(restricted, channels, images)
     masked = MaskedImages(restricted, channels, limited(data.train, GRADIENT_IMAGES, seed))
     with (engine or InProcess()).spread(scorer) as run:
-        problem = margin_problem(scorer, merged(importance), search, progress, run, masked)
+        problem = margin_problem(scorer, merged(known), search, progress, run, masked)
         result = search.run(problem, seed=seed, checkpoint=checkpoint, progress=progress)
     selection = Selection(result.selections[0], result.fingerprint)
     model = cut(restricted, channels, selection)
