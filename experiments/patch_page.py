@@ -1,5 +1,9 @@
-"""Write ``docs/patch-results.md``: what the recorded patch experiments found, and what not."""
+"""Write ``docs/patch-results.md``: what the recorded patch experiments found, and what not.
 
+The README's table is a summary of it.
+"""
+
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,9 +12,26 @@ from typing import Any
 
 from cnnsplitter.results import read_json
 from experiments.patch_first import HERE
-from experiments.patch_table import table
+from experiments.patch_table import TITLES as COLUMNS
+from experiments.patch_table import cells, table
+from experiments.table import table as by_target
 
 PAGE = HERE.parent / "docs" / "patch-results.md"
+README = HERE.parent / "README.md"
+SHORT = {
+    "scarce": "CIFAR-10 LeNet-5 that has seen 50 images of the class",
+    "lenet": "LeNet-5 over- or underfitted on six classes",
+    "paper": "the paper's too-simple CNN",
+}
+SUMMARY = {
+    ("class-module", "learned"): "class module, learned calibration (the default)",
+    ("class-module", "learned-gated"): "the same, run only in doubt (`--gate`)",
+    ("class-module", "min-max"): "class module, the paper's min-max rule",
+    ("whole-strong", "learned"): "whole strong model, learned calibration",
+    ("none", "fine-tune"): "no patch: the weak model fine-tuned on the same images",
+}
+"""What the README shows, by patch and method."""
+_TABLE = re.compile(r"<!-- patches -->\n.*?<!-- end -->", re.DOTALL)
 TITLES = {
     "scarce": "A class of which the weak model has seen 50 images",
     "lenet": "LeNet-5 on six classes: the re-test's experiment",
@@ -47,9 +68,42 @@ Reading: {reading}
 """
 
 
+FIRST = """## A genetic search on a small budget
+
+The first experiment, kept for comparison: the paper's weak CNN and rules, class modules of a
+genetic search with 16 individuals and 15 generations, two of three seeds. Such a search does not
+shrink a ResNet-20 much. *min-max* is the paper's rule; *renormalised* scales the other classes to
+the rest of the probability; *whole strong* attaches the uncut ResNet-20. One setting, the accuracy
+that start ratios may cost (0.1), was chosen after test figures had been seen, so the class modules'
+figures are somewhat optimistic; parts of seed 0, and the weak model of bird in seed 1, were made by
+an earlier state of the code with the same settings. With 100 test images of a class, one image is
+one point.
+
+{table}
+
+{made}
+"""
+
+
 def main() -> None:
-    """Write the page."""
+    """Write the page, and the README's table."""
     PAGE.write_text(page(HERE / "results"))
+    README.write_text(summarised(README.read_text(), HERE / "results"))
+
+
+def summarised(readme: str, folder: Path) -> str:
+    """Return the README with its table made anew, on weak models whose class module was tried."""
+    titles = ("weak models", "patch", *COLUMNS[3:])
+    lines = [titles, tuple("---" for _ in titles)]
+    for name, title in SHORT.items():
+        rows = read_json(folder / f"patch-{name}.json")["rows"]
+        tried = {_case(row) for row in rows if row["patch"] == "class-module"}
+        for (patch, method), shown in SUMMARY.items():
+            own = [row for row in rows if (row["patch"], row["method"]) == (patch, method)]
+            found = [row for row in own if _case(row) in tried]
+            lines.append((title, shown, *cells(found)))
+    made = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return _TABLE.sub(lambda _: f"<!-- patches -->\n{made}\n<!-- end -->", readme)
 
 
 def page(folder: Path) -> str:
@@ -59,6 +113,8 @@ def page(folder: Path) -> str:
         file = folder / f"patch-{name}.json"
         body = _experiment(read_json(file)) if file.exists() else MISSING.format(file=file.name)
         parts.append(f"## {title}\n\n{body}")
+    first = read_json(folder / "patch-first.json")
+    parts.append(FIRST.format(table=by_target(first["rows"]), made=made_by(first)))
     gates = folder / "patch-gates.json"
     if gates.exists():
         parts.append(_gates(read_json(gates)))

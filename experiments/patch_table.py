@@ -22,11 +22,12 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         for weak in (row["weak"], *(["**all**"] if len(kinds) > 1 else [])):
             groups[weak, row["patch"], row["method"]].append(row)
     lines = [TITLES, tuple("---" for _ in TITLES)]
-    lines += [(*names, *_cells(found)) for names, found in sorted(groups.items())]
+    lines += [(*names, *cells(found)) for names, found in sorted(groups.items())]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cells(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def cells(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return what one line shows of its cases: their number, and ``TITLES`` from there on."""
     worse = sum(row["f1_after"] < row["f1_before"] for row in rows)
     shares = [row["run_share"] for row in rows if row.get("run_share") is not None]
     runs = f"{100 * mean(shares):.0f} %" if shares else "-"
