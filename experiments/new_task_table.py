@@ -1,4 +1,4 @@
-"""Write the table of ``docs/new-task.md``: ``python -m experiments.new_task_table``."""
+"""Write the tables of ``docs/new-task.md``: ``python -m experiments.new_task_table``."""
 
 import re
 from collections import defaultdict
@@ -12,8 +12,19 @@ import typer
 from cnnsplitter.results import read_json
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "experiments" / "results"
 TITLES = ("second model", "class modules", "calibration", "seeds", "composed", "from scratch")
-_TABLE = re.compile(r"<!-- new-task -->\n.*?<!-- end -->", re.DOTALL)
+SUBTASK_TITLES = (
+    "classes",
+    "seeds",
+    "multiply-adds",
+    "strong model",
+    "as cut",
+    "new norm statistics",
+    "compensated",
+    "fine-tuned",
+)
+SUBTASK_FIGURES = ("strong", "plain", "recalibrated", "compensated", "tuned")
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -39,20 +50,41 @@ def _line(
     return (second, named, calibration, str(len(rows)), *figures)
 
 
-def written(page: str, found: Mapping[str, Any]) -> str:
-    """Return the page with its table made anew from what a results file holds."""
+def subtask_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return one line per sub-task: mean accuracies on the test images of its classes."""
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row["classes"]].append(row)
+    lines = [SUBTASK_TITLES, tuple("---" for _ in SUBTASK_TITLES)]
+    for classes, found in groups.items():
+        kept = mean(row["kept_macs"] for row in found)
+        means = (mean(row[f"accuracy_{name}"] for row in found) for name in SUBTASK_FIGURES)
+        figures = (f"{100 * value:.1f} %" for value in means)
+        lines.append((classes.replace(",", ", "), str(len(found)), f"{100 * kept:.0f} %", *figures))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+TABLES = {"new-task": table, "subtasks": subtask_table}
+"""Name of a results file, and of the place in the page, to its table."""
+
+
+def written(page: str, name: str, found: Mapping[str, Any]) -> str:
+    """Return the page with one of its tables made anew from what a results file holds."""
     made = f"Made by `{found['command']}` with PyTorch {found['versions']['torch']}.\n"
-    new = f"<!-- new-task -->\n{table(found['rows'])}\n{made}<!-- end -->"
-    return _TABLE.sub(lambda _: new, page)
+    new = f"<!-- {name} -->\n{TABLES[name](found['rows'])}\n{made}<!-- end -->"
+    place = re.compile(f"<!-- {name} -->\n.*?<!-- end -->", re.DOTALL)
+    return place.sub(lambda _: new, page)
 
 
 def main(
-    file: Annotated[Path, typer.Option(help="Results.")] = ROOT
-    / "experiments/results/new-task.json",
+    results: Annotated[Path, typer.Option(help="Folder of results.")] = RESULTS,
     page: Annotated[Path, typer.Option(help="The page.")] = ROOT / "docs/new-task.md",
 ) -> None:
-    """Rewrite the table."""
-    page.write_text(written(page.read_text(), read_json(file)))
+    """Rewrite the tables."""
+    text = page.read_text()
+    for name in TABLES:
+        text = written(text, name, read_json(results / f"{name}.json"))
+    page.write_text(text)
 
 
 if __name__ == "__main__":
