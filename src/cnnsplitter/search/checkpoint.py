@@ -123,7 +123,7 @@ def read_checkpoint(
         path: The checkpoint.
         kind: What it must say it is.
         identity: What ``describe`` says of this search.
-        kinds: Type and shape that the tensors must have.
+        kinds: Type and shape that the tensors must have; there may be no others.
         parse: Makes a state of the file's tensors and manifest.
 
     Raises:
@@ -136,6 +136,8 @@ def read_checkpoint(
         require_same(path, manifest["search"], identity)
         for name, (dtype, shape) in kinds.items():
             _require_kind(name, tensors[name], dtype, shape)
+        if more := sorted(tensors.keys() - kinds):
+            raise ValueError(f"tensor {more[0]!r} has no place in it")
         if "random" in kinds:
             torch.Generator().set_state(tensors["random"])
         return parse(tensors, manifest)

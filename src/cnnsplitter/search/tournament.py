@@ -147,14 +147,16 @@ def build_ensembles(
             accuracy = (scores[0] > 0).double().mean(dim=1)
             return replace(_start_team(0, 1, places, labels), accuracy=accuracy)
         owners = torch.randperm(len(scores), generator=generator).tolist()
-        teams = [_start_team(owner, len(scores), places, labels) for owner in owners]
-        while len(teams) > 1:
-            merged = [
-                _merge(left, right, labels, rules, keep_first, generator)
-                for left, right in zip(teams[::2], teams[1::2], strict=False)
-            ]
-            teams = merged + (teams[-1:] if len(teams) % 2 else [])
-        return teams[0]
+
+        def unite(some: list[int]) -> Ensembles:
+            if len(some) == 1:
+                return _start_team(some[0], len(scores), places, labels)
+            # One branch after the other: all teams of a level at once need gigabytes.
+            half = 1 << (len(some) - 1).bit_length() - 1
+            left, right = unite(some[:half]), unite(some[half:])
+            return _merge(left, right, labels, rules, keep_first, generator)
+
+        return unite(owners)
 
 
 def rank_candidates(scores: Tensor) -> Tensor:
