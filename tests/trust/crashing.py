@@ -55,7 +55,7 @@ COMMANDS = {
 
 def commands(folder: Path, place: dict[str, str]) -> None:
     """Train, split with the gradient search, compensate, fine-tune, and patch by commands."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with chdir(folder), one_thread():
         write_npz(Path("data.npz"), each=12)
         Path("split.toml").write_text(SETTINGS)
