@@ -28,6 +28,7 @@ from cnnsplitter.exporting.program import random_images
 from cnnsplitter.models.libraries import build_library_model
 from cnnsplitter.patches.gating import Gate
 from cnnsplitter.patches.patching import Patch, PatchedModel
+from cnnsplitter.recalibration import recalibrate
 from cnnsplitter.storage.packing import Model
 from strategies import randomise
 
@@ -57,7 +58,8 @@ def library_classifier(name: str) -> Classifier:
     for key, tensor in strong.net.named_parameters():
         if key.endswith("bias"):
             tensor.data.zero_()
-    return strong
+    # Deep networks tell images apart only if their norms know what they see.
+    return recalibrate(strong, toys.image_set(16, shape=shape), seed=0)
 
 
 def patched(rule: str) -> PatchedModel:
