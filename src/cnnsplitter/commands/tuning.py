@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from cnnsplitter.commands.options import unknown_operators
+from cnnsplitter.progress import Step
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="ClassModule | Subtask")
 Stages = list[dict[str, Any]]
+
+STAGE_IMAGES = 1000
+"""At most so many images of each kind tell how good the networks are between two stages."""
 
 
 def chosen(context: typer.Context, compensates: bool = False) -> list[str]:
@@ -54,24 +58,30 @@ def tune(
         terminal: Shows how it goes.
 
     Returns:
-        The tuned networks, and a row of accuracies for every stage, the first without tuning; both
-        on images that are not test images.
+        The tuned networks, and a row of accuracies for every stage, the first without tuning, on
+        some of the search and of the calibration images.
     """
     from cnnsplitter.finetuning import FineTuning, fine_tune
     from cnnsplitter.recalibration import has_batch_norm, recalibrate
     from cnnsplitter.splitting import limited
 
-    options, modules = context.params, dict(modules)
-    stages = [_stage("plain", together(modules), images)]
+    options, modules, stages = context.params, dict(modules), Stages()
+
+    def note(name: str) -> None:
+        stages.append({"stage": name, **_accuracies(together(modules), images, options["seed"])})
+        found = {"accuracy": stages[-1]["search_accuracy"]}
+        terminal.progress(Step(f"after the search, {name}", len(stages), 1 + len(wanted), found))
+
+    note("plain")
     if "compensate" in wanted:
         modules = _compensated(context, modules, strong, images)
-        stages.append(_stage("compensated", together(modules), images))
+        note("compensated")
     if "recalibrate" in wanted and has_batch_norm(strong):
         modules = {
             name: recalibrate(module, images.train, seed=options["seed"])
             for name, module in modules.items()
         }
-        stages.append(_stage("recalibrated", together(modules), images))
+        note("recalibrated")
     elif "recalibrate" in wanted:
         terminal.note("nothing to recalibrate: the strong model has no batch norm")
     if "fine-tune" in wanted:
@@ -84,7 +94,7 @@ def tune(
             seed=options["seed"],
             progress=terminal.progress,
         )
-        stages.append(_stage("fine-tuned", together(modules), images))
+        note("fine-tuned")
     return modules, stages
 
 
@@ -98,13 +108,13 @@ def _compensated(
     return compensate(modules, strong, channels, images.train, seed=context.params["seed"])
 
 
-def _stage(name: str, model: "nn.Module", images: "Splits") -> dict[str, Any]:
+def _accuracies(model: "nn.Module", images: "Splits", seed: int) -> dict[str, float]:
     from cnnsplitter.evaluation import evaluate
+    from cnnsplitter.splitting import limited
 
     parts = {"search": images.search, "calibration": images.calibration}
-    accuracy = {
-        f"{part}_accuracy": evaluate(model, data).accuracy
+    return {
+        f"{part}_accuracy": evaluate(model, limited(data, STAGE_IMAGES, seed)).accuracy
         for part, data in parts.items()
         if len(data)
     }
-    return {"stage": name, **accuracy}
