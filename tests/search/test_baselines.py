@@ -20,7 +20,7 @@ from cnnsplitter.search import (
     ThresholdSearch,
     make_search,
 )
-from cnnsplitter.search.budget import best_within
+from cnnsplitter.search.budget import Budget
 from contracts import SearchContract, ToyChannels, planted, planted_problem
 
 TOY = ToyChannels((8, 12, 12), tied=(1, 2))
@@ -48,7 +48,7 @@ def test_the_budget_is_used_up_and_kept(data: st.DataObject) -> None:
     share = data.draw(st.floats(0.01, 1))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
     priority = torch.rand(3, channels.unit_count, generator=generator)
-    keep = best_within(channels, priority, share)
+    keep = Budget.of_kernels(channels).best(priority, share)
     least = channels.fill(torch.zeros_like(keep), priority)
     assert (least <= keep).all()
     kernels = channels.kernels_per_unit

@@ -4,7 +4,7 @@ import torch
 from torch import Generator, Tensor
 
 from cnnsplitter.search.base import SearchProblem
-from cnnsplitter.search.budget import best_within
+from cnnsplitter.search.budget import Budget
 from cnnsplitter.search.tries import BestOfTries
 
 
@@ -33,4 +33,4 @@ class RandomSearch(BestOfTries):
             bool[classes, units].
         """
         priority = torch.rand(problem.importance.shape, generator=generator)
-        return best_within(problem.channels, priority, self.keep)
+        return Budget.of_kernels(problem.channels).best(priority, self.keep)

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from cnnsplitter.search.base import SearchProblem
-from cnnsplitter.search.budget import best_within
+from cnnsplitter.search.budget import Budget
 from cnnsplitter.search.tries import BestOfTries
 
 
@@ -47,7 +47,7 @@ class ThresholdSearch(BestOfTries):
         for group, weight in zip(groups, noise.exp().tolist(), strict=True):
             part = problem.importance[:, group.units]
             priority[:, group.units] = weight * self._scaled(part)
-        return best_within(problem.channels, priority, self.keep)
+        return Budget.of_kernels(problem.channels).best(priority, self.keep)
 
     def _scaled(self, part: Tensor) -> Tensor:
         """Scale the importance float[classes, k] of one layer."""

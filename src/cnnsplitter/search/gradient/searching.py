@@ -13,8 +13,8 @@ from cnnsplitter.errors import SettingsError
 from cnnsplitter.objective import composed_accuracy, kept_share, mean_difference
 from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.search.base import Generation, MaskedScorer, SearchProblem, SearchResult
+from cnnsplitter.search.budget import Budget
 from cnnsplitter.search.checkpoint import describe, digest
-from cnnsplitter.search.gradient.budget import Budget
 from cnnsplitter.search.gradient.gates import open_gates
 from cnnsplitter.search.gradient.learned import Learned, learned_from
 from cnnsplitter.search.gradient.settings import GradientSettings

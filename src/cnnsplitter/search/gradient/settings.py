@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Generator
 
 from cnnsplitter.search.base import MaskedScorer
-from cnnsplitter.search.gradient.budget import Target
+from cnnsplitter.search.budget import Target
 from cnnsplitter.search.gradient.gates import Gate
 from cnnsplitter.search.gradient.pairs import Form, Pairs
 

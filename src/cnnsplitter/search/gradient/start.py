@@ -4,7 +4,7 @@ import torch
 from torch import Generator, Tensor
 
 from cnnsplitter.search.base import MaskedScorer, SearchProblem
-from cnnsplitter.search.gradient.budget import Budget
+from cnnsplitter.search.budget import Budget
 from cnnsplitter.search.gradient.settings import GradientSettings
 
 _TINY = 1e-12

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnnsplitter.search.gradient.budget import Budget
+from cnnsplitter.search.budget import Budget
 from contracts import ToyChannels, planted_problem
 from planted_gradients import with_gradients
 
