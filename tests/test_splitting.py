@@ -81,7 +81,7 @@ def test_early_generations_of_a_split_see_all_classes_alike(
     early = {"early_generations": 2, "early_images": 20}
     search = SEARCH.model_copy(update=early)
     images = limited(digits.search, 60, 3)
-    ordered = search_set(search, images)
+    ordered = search_set(search, images, None, 0)
     assert torch.equal(ordered.rows.sort().values, images.rows.sort().values)
     shares = images.counts() / len(images)
     for count in (10, 20, 40):
@@ -89,6 +89,15 @@ def test_early_generations_of_a_split_see_all_classes_alike(
         assert ((first - count * shares).abs() <= 1).all()
     result = split(strong, digits, search=search, seed=3, search_images=60).result
     assert [entry.early for entry in result.history] == [True, True, False]
+
+
+def test_only_gradient_searches_score_fewer_images_than_there_are_unless_told() -> None:
+    images, many = toys.image_set(1200), toys.image_set(2400, classes=tuple(map(str, range(60))))
+    assert [len(search_set(SEARCH, data, None, 0)) for data in (images, many)] == [1200, 2400]
+    gradient = GradientSearch()
+    assert [len(search_set(gradient, data, None, 0)) for data in (images, many)] == [1000, 1200]
+    assert [len(search_set(search, images, 30, 0)) for search in (SEARCH, gradient)] == [30, 30]
+    assert len(search_set(gradient, images, 1200, 0)) == 1200
 
 
 def test_class_modules_keep_what_their_selections_say(

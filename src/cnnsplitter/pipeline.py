@@ -44,7 +44,7 @@ from cnnsplitter.run_folder import claim_folder, file_name
 from cnnsplitter.scoring import CutScorer
 from cnnsplitter.search import GeneticSearch, Search
 from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
-from cnnsplitter.splitting import IMPORTANCE_IMAGES, Split, limited, split, trace
+from cnnsplitter.splitting import IMPORTANCE_IMAGES, Split, limited, search_set, split, trace
 from cnnsplitter.storage.packing import Model
 from cnnsplitter.storage.saving import load_as, save
 from cnnsplitter.storage.unpacking import Builder
@@ -142,7 +142,10 @@ class Run:
     @cached_property
     def search_images(self) -> ImageSet:
         """The images that score selections."""
-        return limited(self.strong_data.search, self.recipe.search.images, self.recipe.seed)
+        settings = self.recipe.search
+        return search_set(
+            settings.search, self.strong_data.search, settings.images, self.recipe.seed
+        )
 
     @cached_property
     def sensitivity(self) -> Sensitivity:

@@ -30,6 +30,7 @@ from cnnsplitter.progress import Progress, silent
 from cnnsplitter.scoring import CutScorer
 from cnnsplitter.search import (
     GeneticSearch,
+    GradientSearch,
     Scorer,
     Search,
     SearchProblem,
@@ -52,6 +53,10 @@ IMPORTANCE_IMAGES = 5000
 
 TAYLOR_IMAGES = 500
 """Likewise for first-order importance, each image of which tells something of every class."""
+
+ROUND_IMAGES, ROUND_IMAGES_OF_A_CLASS = 1000, 20
+"""By default so many images, or so many for each class, score what a search that follows gradients
+has after each round: it learns from others, and its rounds differ by more than these err."""
 
 GRADIENT_IMAGES = 10_000
 """At most so many training images does a search that follows gradients learn from."""
@@ -154,7 +159,8 @@ def split(
         seed: Of the search and of the choice of images.
         importance: Measured already, or how it is measured here if the search needs it.
         sensitivity: Measured already; by default measured here if the search needs it.
-        search_images: At most so many images of ``data.search`` score selections.
+        search_images: At most so many images of ``data.search`` score selections; by default
+            all, or for a gradient search ``ROUND_IMAGES``.
         start: What another search of this network found, for a genetic search to begin near.
         units: ``"all"`` takes rows of hidden linear layers for units, too, beside kernels.
         compensate: Whether what is kept takes over what was cut; None: after a gradient search.
@@ -171,7 +177,7 @@ def split(
         EngineError: Workers that cannot be started, or that end again and again.
     """
     classifier, search = as_classifier(strong, data), search or default_search()
-    images = search_set(search, limited(data.search, search_images, seed))
+    images = search_set(search, data.search, search_images, seed)
     require_usable(classifier, data, images)
     channels = trace(classifier, units=units, unknown=unknown)
     require_layers(search, sensitivity, channels)
@@ -285,8 +291,20 @@ def class_modules(
     return modules
 
 
-def search_set(search: Search, images: ImageSet) -> ImageSet:
-    """Return the search images, in an order whose beginnings are stratified if those are used."""
+def search_set(search: Search, images: ImageSet, most: int | None, seed: int) -> ImageSet:
+    """Return the images that score selections.
+
+    Their order is one whose beginnings are stratified if those are used.
+
+    Args:
+        search: The search.
+        images: The search images that there are.
+        most: At most so many; None: as many as the search is worth.
+        seed: Of the choice.
+    """
+    if most is None and isinstance(search, GradientSearch):
+        most = max(ROUND_IMAGES, ROUND_IMAGES_OF_A_CLASS * len(images.classes))
+    images = limited(images, most, seed)
     if not isinstance(search, GeneticSearch) or not search.early_images:
         return images
     rank = class_ranks(images.labels, torch.arange(len(images)))

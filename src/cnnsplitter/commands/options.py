@@ -72,7 +72,10 @@ Population = Annotated[
 ]
 Generations = Annotated[int | None, typer.Option("--generations", help="Generations at most.")]
 SearchImages = Annotated[
-    int | None, typer.Option("--search-images", min=2, help="Most images that score selections.")
+    int | None,
+    typer.Option(
+        "--search-images", min=2, help="Most images that score selections; gradient: 1,000."
+    ),
 ]
 Workers = Annotated[
     int | None,

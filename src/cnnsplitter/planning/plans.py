@@ -16,7 +16,7 @@ from cnnsplitter.planning.steps import run_step, split_steps, step, train_step
 from cnnsplitter.run_folder import file_name
 from cnnsplitter.search.registry import AnySearch
 from cnnsplitter.sensitivity import RATIOS
-from cnnsplitter.splitting import require_usable, trace
+from cnnsplitter.splitting import require_usable, search_set, trace
 
 
 def plan_split(
@@ -44,7 +44,7 @@ def plan_split(
     """
     require_usable(strong, data, data.search)
     channels = trace(strong, unknown="freeze" if freeze_unknown else "error")
-    count = min(len(data.search), search_images or len(data.search))
+    count = len(search_set(search, data.search, search_images, seed))
     ratios = 0 if sensitivity_known else len(RATIOS)
     steps = split_steps(strong, channels, search, data, count, ratios=ratios, seed=seed)
     writes = tuple(out)

@@ -141,7 +141,7 @@ def subtask(
         seed: Of the search and of the choice of images.
         importance: Measured already, on the model that ``restrict`` gives, or how it is measured
             here if the search needs it.
-        search_images: At most so many images score selections.
+        search_images: At most so many images score selections; see ``split``.
         unknown: What an operator that cannot be followed does; see ``ChannelMap.trace``.
         checkpoint: File to resume from and to write after every generation.
         engine: Where selections are scored; by default in this process.
@@ -158,7 +158,7 @@ def subtask(
     search = search or default_search()
     restricted = restrict(whole, classes)
     data = data.relabel(restricted.classes)
-    images = search_set(search, limited(data.search, search_images, seed))
+    images = search_set(search, data.search, search_images, seed)
     require_usable(restricted, data, images)
     channels = trace(restricted, unknown=unknown)
     require_layers(search, None, channels)
