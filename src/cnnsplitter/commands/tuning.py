@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from cnnsplitter.commands.options import unknown_operators
+from cnnsplitter.commands.options import tracing
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="ClassModule | Subtask")
 Stages = list[dict[str, Any]]
+FINETUNE_IMAGES = 6000
+"""At most so many training images fine-tune class modules, unless an option says how many."""
 
 
 def chosen(context: typer.Context, compensates: bool = False) -> list[str]:
@@ -79,7 +81,7 @@ def tune(
         modules = fine_tune(
             modules,
             strong,
-            limited(images.train, options["finetune_images"], options["seed"]),
+            limited(images.train, options["finetune_images"] or FINETUNE_IMAGES, options["seed"]),
             settings,
             seed=options["seed"],
             progress=terminal.progress,
@@ -94,7 +96,7 @@ def _compensated(
     from cnnsplitter.compensation.compensating import compensate
     from cnnsplitter.splitting import trace
 
-    channels = trace(strong, unknown=unknown_operators(context.params["freeze_unknown"]))
+    channels = trace(strong, **tracing(context))
     return compensate(modules, strong, channels, images.train, seed=context.params["seed"])
 
 
