@@ -17,7 +17,7 @@ from cnnsplitter.errors import UnsupportedModelError
 from cnnsplitter.nets import eval_mode
 from cnnsplitter.search import GeneticSearch, SearchProblem
 from cnnsplitter.sensitivity import RATIOS
-from cnnsplitter.splitting import IMPORTANCE_IMAGES, Unknown, trace
+from cnnsplitter.splitting import IMPORTANCE_IMAGES, Units, Unknown, trace
 from cnnsplitter.surgery import extract, masked_forward
 
 T = TypeVar("T")
@@ -118,7 +118,7 @@ class Examination:
         return self.channels.selectable_kernels
 
     def layers(self) -> list[dict[str, Any]]:
-        """Return one row per convolution: kernels, those selectable, and why others are not."""
+        """Return one row per layer: kernels or rows, those selectable, and why others are not."""
         frozen = {f.layer: f for f in self.channels.frozen}
         return [
             {
@@ -178,6 +178,7 @@ def examine(
     search: GeneticSearch | None = None,
     search_images: int = SEARCH_IMAGES,
     train_images: int = IMPORTANCE_IMAGES,
+    units: Units = "conv",
     unknown: Unknown = "error",
     seed: int = 0,
 ) -> Examination:
@@ -188,6 +189,7 @@ def examine(
         search: The search to estimate; by default the default genetic search.
         search_images: How many images will score each candidate.
         train_images: How many images importance is measured on.
+        units: See ``splitting.split``.
         unknown: What the split will be told to do about unknown operators.
         seed: Of the random selections and images.
 
@@ -196,7 +198,7 @@ def examine(
         ModelError: The network does not fit its images, or has no convolution.
     """
     started = time.perf_counter()
-    channels, obstacle = _trace(strong, unknown)
+    channels, obstacle = _trace(strong, units, unknown)
     traced = time.perf_counter() - started
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(2, *strong.input_shape, generator=generator)
@@ -214,11 +216,11 @@ def examine(
     return Examination(channels, obstacle, traced, extraction, tuple(checks), estimate)
 
 
-def _trace(strong: Classifier, unknown: Unknown) -> tuple[ChannelMap, str | None]:
+def _trace(strong: Classifier, units: Units, unknown: Unknown) -> tuple[ChannelMap, str | None]:
     try:
-        return trace(strong, unknown=unknown), None
+        return trace(strong, units=units, unknown=unknown), None
     except UnsupportedModelError as error:
-        return trace(strong, unknown="freeze"), str(error)
+        return trace(strong, units=units, unknown="freeze"), str(error)
 
 
 def _check(

@@ -91,7 +91,7 @@ class Run:
         strong = self.strong_data
         search, untrained = self.recipe.search.search, self.untrained(self.recipe.strong, strong)
         if isinstance(search, GeneticSearch) and search.start_ratios is not None:
-            search.check(trace(untrained))
+            search.check(trace(untrained, units=self.recipe.search.units))
         for target in self.recipe.patch.targets:
             require_known("target class of the strong model", target, strong.classes)
             weak = self.weak_data(target)
@@ -123,7 +123,7 @@ class Run:
     @cached_property
     def channels(self) -> ChannelMap:
         """The strong model's channel map."""
-        return trace(self.strong)
+        return trace(self.strong, units=self.recipe.search.units)
 
     @cached_property
     def importance(self) -> Importance:
@@ -174,13 +174,18 @@ class Run:
             importance=self.importance if _is_ranked(search) else "feature-maps",
             sensitivity=self.sensitivity if search.needs_sensitivity else None,
             search_images=self.recipe.search.images,
+            units=self.recipe.search.units,
             compensate=self.recipe.search.compensates,
             checkpoint=self.folder / "search.safetensors",
             progress=self.progress,
         )
         details = {
             "seed": self.recipe.seed,
-            "search": {"name": self.recipe.search.chosen, **search.model_dump(mode="json")},
+            "search": {
+                "name": self.recipe.search.chosen,
+                "units": self.recipe.search.units,
+                **search.model_dump(mode="json"),
+            },
             "compensated": self.recipe.search.compensates,
         }
         save_modules(found, self.folder / "modules", details)

@@ -1,6 +1,7 @@
 """Split a strong model: from a trained CNN and its data to one class module per class."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -17,7 +18,7 @@ from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.data.images import class_ranks
 from cnnsplitter.engines import Engine, InProcess
-from cnnsplitter.errors import SettingsError, require_known
+from cnnsplitter.errors import ModelError, SettingsError, require_known
 from cnnsplitter.importance import (
     Importance,
     measure_importance,
@@ -38,6 +39,7 @@ from cnnsplitter.search import (
     compensates,
     default_search,
 )
+from cnnsplitter.selection import Selection
 from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
 from cnnsplitter.surgery import extract
 from cnnsplitter.taylor import measure_taylor
@@ -131,6 +133,19 @@ def trace(strong: Classifier, *, units: Units = "conv", unknown: Unknown = "erro
     """Return the channel map of a strong model's network, after checking that it can be used."""
     strong.check()
     return ChannelMap.trace(strong.net, strong.example(), units=units, unknown=unknown)
+
+
+def trace_of(strong: Classifier, selection: Selection) -> ChannelMap:
+    """Return the channel map that ``selection`` is of, whichever units were chosen for it.
+
+    Where it is none of this network's, its plain channel map, which refuses the selection.
+    """
+    for units in get_args(Units):
+        with suppress(ModelError):
+            channels = trace(strong, units=units, unknown="freeze")
+            if channels.fingerprint == selection.fingerprint:
+                return channels
+    return trace(strong)
 
 
 def split(

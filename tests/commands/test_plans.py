@@ -29,8 +29,8 @@ def test_a_split_is_planned_with_its_genes(shop: Shop) -> None:
     strong = load(shop / "strong.safetensors")
     channels = trace(strong)  # type: ignore[arg-type]
     genes = GeneMap.build(channels.groups, channels.kernels_per_unit.expand(4, -1).float())
-    assert plan["genes"] == genes.gene_count
-    assert sum(layer["units"] for layer in plan["layers"]) == channels.unit_count
+    assert plan["genes"] == genes.gene_count == sum(row["genes"] for row in plan["layers"])
+    assert plan["units"] == channels.unit_count == sum(row["units"] for row in plan["layers"])
     assert [step["step"] for step in plan["steps"]] == ["importance", "sensitivity", "search"]
     search = GeneticSearch(population=4, generations=2, elites=1, parents=2)
     candidates = 4 * (search.population + search.population - search.elites)
@@ -56,6 +56,8 @@ def test_measured_curves_take_no_time(shop: Shop) -> None:
 
 def test_a_gradient_search_is_planned_by_its_steps(shop: Shop) -> None:
     plan = dry(shop, "split", shop / "strong.safetensors", "--out", shop / "planned").json
+    assert plan["genes"] is None
+    assert [set(row) for row in plan["layers"]] == [{"layer", "kernels", "units"}] * 2
     (step,) = plan["steps"]
     default = GradientSearch()
     steps = default.rounds * default.steps + default.start_pairs // default.pairs
@@ -91,7 +93,8 @@ def test_a_patch_is_planned(shop: Shop) -> None:
 def test_a_demo_is_planned_for_people(shop: Shop) -> None:
     outcome = succeed("demo", "--dry-run", "--out", shop / "demo")
     lines = outcome.out.splitlines()
-    assert "90 genes, each of which switches some units of one layer." in lines
+    assert "626 units, each of which a class module keeps or drops." in lines
+    assert "genes" not in outcome.out
     assert lines[-1] == f"Would write to {shop / 'demo'}. Nothing was written."
     assert not (shop / "demo").exists()
 

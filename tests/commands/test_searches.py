@@ -370,6 +370,16 @@ class TestSubtask:
         (("--search", "random", "--pareto", ".5", "--keep", 0.5), "give one of the two"),
         (("--subtask", "cat,dog", "--pareto", ".5"), "does not go with --subtask"),
         (("--search", "random", "--start", "m"), "--start is a setting of the genetic search"),
+        (
+            ("--search", "gradient", "--sensitivity", "c.json"),
+            "--sensitivity is a setting of the genetic search, not of 'gradient'",
+        ),
+        (
+            ("--preset", "simcnn-svhn", "--sensitivity", "c.json"),
+            "--sensitivity says which ratios the search starts from, and so do its settings",
+        ),
+        (("--finetune-images", 40), "--finetune-images has no use without --finetune-epochs"),
+        (("--no-compare",), "--compare has no use without --subtask"),
         (("--start", "nowhere"), "nowhere: holds no class module of 'bird'"),
         (("--subtask", "cat"), "at least two classes"),
         (("--subtask", "cat,dgo"), "unknown class of the strong model 'dgo'"),

@@ -31,8 +31,8 @@ def no_convolution(model: nn.Module, *, linear_units: bool) -> ModelError:
     remedy = (
         "give a network with convolutions"
         if linear_units
-        else "give one with convolutions; in Python (no command does), split and trace with "
-        'units="all" select the rows of hidden linear layers'
+        else "give one with convolutions, or select the rows of hidden linear layers by "
+        '--units all or units="all"'
     )
     return ModelError(f"{what}: nothing to select; {remedy}")
 

@@ -30,10 +30,11 @@ from cnnsplitter.commands.options import (
     Seed,
     Settings,
     Size,
+    UnitsName,
     builder,
     load_model,
     open_data,
-    unknown_operators,
+    tracing,
 )
 from cnnsplitter.errors import SettingsError
 from cnnsplitter.terminal import Terminal, duration
@@ -68,6 +69,7 @@ def doctor(
     ] = None,
     bake: Bake = False,
     width: Width = 1.0,
+    units: UnitsName = "conv",
     freeze_unknown: FreezeUnknown = False,
     rebuild: Rebuild = None,
     model_arguments: ModelArguments = None,
@@ -99,11 +101,11 @@ def doctor(
             search=search,
             search_images=min(scoring, search_images or scoring),
             train_images=len(images.train) if images else IMPORTANCE_IMAGES,
-            unknown=unknown_operators(freeze_unknown),
+            **tracing(context),
             seed=seed,
         )
         default = default_seconds(model, found, images.train if images else None)
-    _show(subject, model, found, default, terminal)
+    _show(context, model, found, default, terminal)
     terminal.result({"model": subject, **found.to_json(), "default_search_seconds": default})
 
 
@@ -147,17 +149,19 @@ def _subject(context: typer.Context, images: "Splits | None") -> "Classifier":
 
 
 def _show(
-    name: str,
+    context: typer.Context,
     model: "Classifier",
     found: "Examination",
     default: float | None,
     terminal: Terminal,
 ) -> None:
+    name, units = context.params["subject"], context.params["units"]
     channels, shape = found.channels, "x".join(map(str, model.input_shape))
     share = found.selectable / channels.kernel_count
+    kernels = "kernels" if units == "conv" else "kernels and rows of linear layers"
     terminal.line(f"{name}: {type(model.net).__name__}, {len(model.classes)} classes, {shape}")
     terminal.line(
-        f"{found.selectable:,} of {channels.kernel_count:,} kernels ({share:.0%}) can be "
+        f"{found.selectable:,} of {channels.kernel_count:,} {kernels} ({share:.0%}) can be "
         f"selected, as {channels.unit_count:,} units in {len(channels.groups)} groups."
     )
     if found.obstacle:

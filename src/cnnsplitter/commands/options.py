@@ -4,11 +4,17 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar
 
 import typer
 
-from cnnsplitter.errors import DataError, SettingsError, StorageError, did_you_mean
+from cnnsplitter.errors import (
+    DataError,
+    SettingsError,
+    StorageError,
+    did_you_mean,
+    require_known,
+)
 from cnnsplitter.reading import read_toml
 from cnnsplitter.terminal import Terminal
 
@@ -18,7 +24,7 @@ if TYPE_CHECKING:
     from cnnsplitter.data import Splits
     from cnnsplitter.events import Muted
     from cnnsplitter.progress import Progress
-    from cnnsplitter.splitting import Unknown
+    from cnnsplitter.splitting import Units, Unknown
     from cnnsplitter.storage.packing import Model
     from cnnsplitter.storage.unpacking import Builder
 
@@ -112,6 +118,22 @@ FreezeUnknown = Annotated[
         "--freeze-unknown", help="Keep all channels that reach an operator that is not known."
     ),
 ]
+_UNITS = ("conv", "all")
+UnitsName = Annotated[
+    str,
+    typer.Option(
+        "--units",
+        help="What is selected: conv, kernels; all, rows of hidden linear layers, too.",
+        autocompletion=lambda: list(_UNITS),
+    ),
+]
+
+
+class Tracing(TypedDict):
+    """How a command's options say that a network is traced."""
+
+    units: "Units"
+    unknown: "Unknown"
 
 
 def _read_settings(context: typer.Context, path: Path | None) -> Path | None:
@@ -223,9 +245,11 @@ def builder(context: typer.Context) -> "Builder | None":
     return lambda _: build_with_factory(reference, arguments)
 
 
-def unknown_operators(freeze: bool) -> "Unknown":
-    """Return what ``--freeze-unknown`` means to a trace."""
-    return "freeze" if freeze else "error"
+def tracing(context: typer.Context) -> Tracing:
+    """Return what ``--units`` and ``--freeze-unknown`` mean to a trace."""
+    units, freeze = context.params["units"], context.params["freeze_unknown"]
+    require_known("units", units, _UNITS)
+    return Tracing(units=units, unknown="freeze" if freeze else "error")
 
 
 def open_data(context: typer.Context, terminal: Terminal, like: "Model | None" = None) -> "Splits":

@@ -11,6 +11,7 @@ from cnnsplitter.commands.options import (
     open_fitting_data,
     require_free,
     require_test_images,
+    tracing,
 )
 from cnnsplitter.commands.searches import chosen_search
 from cnnsplitter.terminal import Terminal, duration
@@ -26,8 +27,10 @@ def show_plan(plan: "Plan", terminal: Terminal) -> None:
     terminal.table("Images", plan.images)
     terminal.table("Networks, before any cut", plan.networks)
     terminal.table("Layers of the search", plan.layers)
-    if plan.layers:
+    if plan.genes is not None:
         terminal.line(f"{plan.genes:,} genes, each of which switches some units of one layer.")
+    elif plan.layers:
+        terminal.line(f"{plan.units:,} units, each of which a class module keeps or drops.")
     steps = [
         {**step, "seconds": None if step["seconds"] is None else duration(float(step["seconds"]))}
         for step in plan.steps
@@ -63,7 +66,7 @@ def dry_split(context: typer.Context, terminal: Terminal) -> None:
             search,
             options["search_images"],
             folders,
-            freeze_unknown=options["freeze_unknown"],
+            **tracing(context),
             sensitivity_known=options["curves"] is not None,
             seed=options["seed"],
         )

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from cnnsplitter.storage.unpacking import Builder
 
 _OPTIONS = ("population", "generations", "size_weight", "patience", "keep", "tries")
-_GENETIC = ("population", "generations", "size_weight", "preset", "start", "curves")
+_GENETIC_FLAGS = {"preset": "--preset", "start": "--start", "curves": "--sensitivity"}
+_GENETIC = ("population", "generations", "size_weight", *_GENETIC_FLAGS)
 """Options that only the genetic search uses; without ``--search`` they mean it."""
 _IMPORTANCES = ("feature-maps", "taylor")
 
@@ -37,13 +38,12 @@ def _named_search(context: typer.Context) -> "AnySearch":
     options = context.params
     name, changes = search_name(context), given(**{key: options[key] for key in _OPTIONS})
     require_known("search", name, SEARCHES)
-    if options["start"] is not None and name != "genetic":
-        raise SettingsError(f"--start is a setting of the genetic search, not of {name!r}")
     require_options(name, changes)
     if name == "genetic":
         return _genetic(context, changes)
-    if options["preset"] is not None:
-        raise SettingsError(f"--preset is a setting of the genetic search, not of {name!r}")
+    for key, flag in _GENETIC_FLAGS.items():
+        if options[key] is not None:
+            raise SettingsError(f"{flag} is a setting of the genetic search, not of {name!r}")
     return make_search(name, settings_table(context, name), options=changes)
 
 
@@ -63,13 +63,20 @@ def search_name(context: typer.Context) -> str:
 def _genetic(context: typer.Context, changes: dict[str, Any]) -> "AnySearch":
     """Return the genetic search, maybe a published one; others go with the population."""
     from cnnsplitter.recipes import SearchSettings
+    from cnnsplitter.search.presets import StartRatios
     from cnnsplitter.settings import parse_settings
 
     options, table = context.params, settings_table(context, "genetic")
     chosen = parse_settings(SearchSettings, given(preset=options["preset"]), "search")
     values = chosen.model_dump() | {"name": "genetic", "genetic": table}
     chosen = parse_settings(SearchSettings, values, f"{options['settings']}")
-    return chosen.adapted(**changes).search
+    search = chosen.adapted(**changes).search
+    if options["curves"] and isinstance(getattr(search, "start_ratios", None), StartRatios):
+        raise SettingsError(
+            "--sensitivity says which ratios the search starts from, and so do its settings "
+            "(start_ratios, maybe of a preset); give one of the two"
+        )
+    return search
 
 
 def read_start(
@@ -108,5 +115,6 @@ def described(context: typer.Context, search: "AnySearch") -> dict[str, Any]:
     return {
         "name": search_name(context),
         "ranked_by": context.params["importance"],
+        "units": context.params["units"],
         **values,
     }

@@ -32,6 +32,7 @@ from cnnsplitter.commands.options import (
     Size,
     ToMLflow,
     ToTensorBoard,
+    UnitsName,
     Verbose,
     Workers,
     builder,
@@ -42,13 +43,13 @@ from cnnsplitter.commands.options import (
     require_folder,
     require_free,
     require_test_images,
-    unknown_operators,
+    tracing,
 )
 from cnnsplitter.commands.plans import dry_split
 from cnnsplitter.commands.searches import chosen_search, described, read_start
 from cnnsplitter.commands.subtasks import dry_subtask, split_subtask
 from cnnsplitter.commands.tables import show_sensitivity, show_split
-from cnnsplitter.errors import StorageError
+from cnnsplitter.errors import SettingsError, StorageError
 from cnnsplitter.folder_lock import held
 from cnnsplitter.terminal import Terminal
 
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     from cnnsplitter.data import Splits
     from cnnsplitter.search.registry import AnySearch
     from cnnsplitter.sensitivity import Sensitivity
-    from cnnsplitter.splitting import Split, Unknown
+    from cnnsplitter.splitting import Split
 
 SEARCHES = ("genetic", "gradient", "importance", "random")
 SearchName = Annotated[
@@ -76,8 +77,11 @@ SubtaskClasses = Annotated[
     typer.Option("--subtask", help="One network for these classes, with commas between them."),
 ]
 CompareSubtask = Annotated[
-    bool,
-    typer.Option("--compare/--no-compare", help="Compare a sub-task with separate class modules."),
+    bool | None,
+    typer.Option(
+        "--compare/--no-compare",
+        help="Compare a sub-task with separate class modules, as is done by default.",
+    ),
 ]
 Compensate = Annotated[
     bool | None,
@@ -94,8 +98,7 @@ FinetuneEpochs = Annotated[
     int | None, typer.Option(min=1, help="Fine-tune class modules for so many epochs.")
 ]
 FinetuneImages = Annotated[
-    int,
-    typer.Option(min=2, help="Most training images that fine-tuning uses."),
+    int | None, typer.Option(min=2, help="Most training images that fine-tuning uses: 6000.")
 ]
 Pareto = Annotated[
     str | None,
@@ -120,6 +123,7 @@ def sensitivity(
     data: Data,
     out: Out,
     search_images: SearchImages = 200,
+    units: UnitsName = "conv",
     freeze_unknown: FreezeUnknown = False,
     size: Size = None,
     channels: Channels = None,
@@ -142,9 +146,7 @@ def sensitivity(
     model = load_model(Classifier, strong, builder(context))
     with terminal:
         images = open_fitting_data(context, terminal, {strong: model})
-        curves = _measure(
-            model, images, search_images, unknown_operators(freeze_unknown), seed, terminal
-        )
+        curves = _measure(context, model, images, terminal)
     write_json(out, curves.to_json())
     show_sensitivity(curves, terminal)
     terminal.line(f"Written to {out}")
@@ -152,21 +154,17 @@ def sensitivity(
 
 
 def _measure(
-    strong: "Classifier",
-    images: "Splits",
-    most: int | None,
-    unknown: "Unknown",
-    seed: int,
-    terminal: Terminal,
+    context: typer.Context, strong: "Classifier", images: "Splits", terminal: Terminal
 ) -> "Sensitivity":
     from cnnsplitter.importance import measure_importance
     from cnnsplitter.scoring import CutScorer
     from cnnsplitter.sensitivity import measure_sensitivity
     from cnnsplitter.splitting import IMPORTANCE_IMAGES, limited, trace
 
+    seed = context.params["seed"]
     strong.require_classes(images.classes)
-    channels = trace(strong, unknown=unknown)
-    scale = limited(images.search, most, seed)
+    channels = trace(strong, **tracing(context))
+    scale = limited(images.search, context.params["search_images"], seed)
     train = limited(images.train, IMPORTANCE_IMAGES, seed)
     return measure_sensitivity(
         CutScorer(strong, channels, scale),
@@ -202,9 +200,10 @@ def split(
     compensate: Compensate = None,
     recalibrate: Recalibrate = False,
     finetune_epochs: FinetuneEpochs = None,
-    finetune_images: FinetuneImages = 6000,
+    finetune_images: FinetuneImages = None,
     subtask: SubtaskClasses = None,
-    compare: CompareSubtask = True,
+    compare: CompareSubtask = None,
+    units: UnitsName = "conv",
     freeze_unknown: FreezeUnknown = False,
     size: Size = None,
     channels: Channels = None,
@@ -224,18 +223,34 @@ def split(
     The settings file may have a table named after the search with what has no option, such as
     mutation in [genetic].
     """
+    _require_use(context)
     terminal = Terminal(json, quiet, verbose=verbose)
     if dry_run:
         (dry_split if subtask is None else dry_subtask)(context, terminal)
         return
     require_folder(out)
     with held(out):
-        if subtask is not None:
-            split_subtask(context)
-        elif pareto is not None:
-            split_front(context, terminal, partial(_split_classes, context, terminal))
-        else:
-            terminal.result(_split_classes(context, terminal, out, chosen_search(context)))
+        _split(context, terminal)
+
+
+def _split(context: typer.Context, terminal: Terminal) -> None:
+    """Split in one of the three ways: into a sub-task, at several budgets, or at one."""
+    options, split_classes = context.params, partial(_split_classes, context, terminal)
+    if options["subtask"] is not None:
+        split_subtask(context)
+    elif options["pareto"] is not None:
+        split_front(context, terminal, split_classes)
+    else:
+        terminal.result(split_classes(options["out"], chosen_search(context)))
+
+
+def _require_use(context: typer.Context) -> None:
+    """Raise ``SettingsError`` for an option that nothing would use."""
+    options = context.params
+    for key, needed in (("compare", "subtask"), ("finetune_images", "finetune_epochs")):
+        if options[key] is not None and options[needed] is None:
+            flag, other = (name.replace("_", "-") for name in (key, needed))
+            raise SettingsError(f"--{flag} has no use without --{other}; give both or neither")
 
 
 def _split_classes(
@@ -253,9 +268,8 @@ def _split_classes(
     boards = {name: options[name] for name in ("tensorboard", "mlflow")}
     progress, _ = listeners(terminal, out, **boards)
     model = load_model(Classifier, strong, builder(context))
-    unknown = unknown_operators(options["freeze_unknown"])
     curves = options["curves"]
-    measured = None if curves is None else _read_curves(curves, model, unknown)
+    measured = None if curves is None else _read_curves(context, curves, model)
     start, near = None, options["start"]
     if near is not None:
         start = read_start(near, model, builder(context))
@@ -274,7 +288,7 @@ def _split_classes(
             sensitivity=measured,
             start=start,
             search_images=options["search_images"],
-            unknown=unknown,
+            **tracing(context),
             checkpoint=checkpoint,
             engine=runs_on,
             progress=progress,
@@ -321,8 +335,8 @@ def _require_free_modules(strong: "Classifier", out: Path, force: bool) -> None:
         require_free(out / f"{file_name(name)}.safetensors", force)
 
 
-def _read_curves(path: Path, strong: "Classifier", unknown: "Unknown") -> "Sensitivity":
-    """Read curves that must be those of ``strong``."""
+def _read_curves(context: typer.Context, path: Path, strong: "Classifier") -> "Sensitivity":
+    """Read curves that must be those of ``strong`` and its units."""
     from cnnsplitter.results import read_json
     from cnnsplitter.sensitivity import Sensitivity
     from cnnsplitter.splitting import trace
@@ -332,7 +346,7 @@ def _read_curves(path: Path, strong: "Classifier", unknown: "Unknown") -> "Sensi
         curves = Sensitivity.from_json(value)
     except StorageError as error:
         raise StorageError(f"{path}: {error}") from error
-    layers = {group.name for group in trace(strong, unknown=unknown).groups}
+    layers = {group.name for group in trace(strong, **tracing(context)).groups}
     for name in sorted(layers.symmetric_difference(curves.groups)):
         raise StorageError(f"{path}: belongs to another network (layer {name!r}); measure it anew")
     return curves

@@ -13,7 +13,7 @@ from cnnsplitter.commands.options import (
     open_fitting_data,
     require_free,
     require_test_images,
-    unknown_operators,
+    tracing,
 )
 from cnnsplitter.commands.plans import show_plan
 from cnnsplitter.commands.searches import chosen_search, described
@@ -79,11 +79,15 @@ def dry_subtask(context: typer.Context, terminal: Terminal) -> None:
             search,
             options["search_images"],
             file,
-            freeze_unknown=options["freeze_unknown"],
-            compare=options["compare"],
+            **tracing(context),
+            compare=_compares(context),
             seed=options["seed"],
         )
     show_plan(plan, terminal)
+
+
+def _compares(context: typer.Context) -> bool:
+    return context.params["compare"] is not False
 
 
 def _file(context: typer.Context) -> Path:
@@ -125,7 +129,7 @@ def _ways(context: typer.Context) -> dict[str, Any]:
         "seed": options["seed"],
         "importance": options["importance"],
         "search_images": options["search_images"],
-        "unknown": unknown_operators(options["freeze_unknown"]),
+        **tracing(context),
         "engine": choose_engine(options["engine"], options["workers"], options["ray_address"]),
     }
 
@@ -139,7 +143,7 @@ def _searched(
 
     one, several = (context.params["out"] / name for name in _CHECKPOINTS)
     found = subtask(strong, images.classes, images, checkpoint=one, **ways)
-    if not context.params["compare"]:
+    if not _compares(context):
         return found, None
     return found, split(found.strong, images, checkpoint=several, compensate=False, **ways)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from cnnsplitter.commands.options import unknown_operators
+from cnnsplitter.commands.options import tracing
 from cnnsplitter.progress import Step
 from cnnsplitter.terminal import Terminal
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound="ClassModule | Subtask")
 Stages = list[dict[str, Any]]
+
+FINETUNE_IMAGES = 6000
+"""At most so many training images fine-tune class modules, unless an option says how many."""
 
 STAGE_IMAGES = 1000
 """At most so many images of each kind tell how good the networks are between two stages."""
@@ -89,7 +92,7 @@ def tune(
         modules = fine_tune(
             modules,
             strong,
-            limited(images.train, options["finetune_images"], options["seed"]),
+            limited(images.train, options["finetune_images"] or FINETUNE_IMAGES, options["seed"]),
             settings,
             seed=options["seed"],
             progress=terminal.progress,
@@ -104,7 +107,7 @@ def _compensated(
     from cnnsplitter.compensation.compensating import compensate
     from cnnsplitter.splitting import trace
 
-    channels = trace(strong, unknown=unknown_operators(context.params["freeze_unknown"]))
+    channels = trace(strong, **tracing(context))
     return compensate(modules, strong, channels, images.train, seed=context.params["seed"])
 
 

@@ -20,7 +20,7 @@ from cnnsplitter.inference import device_of, predict
 from cnnsplitter.nets import eval_mode
 from cnnsplitter.patches.fitting import folds_of
 from cnnsplitter.selection import Selection
-from cnnsplitter.splitting import trace
+from cnnsplitter.splitting import trace_of
 from cnnsplitter.surgery import extract
 from cnnsplitter.training import Training, train
 
@@ -51,9 +51,11 @@ def random_modules(
     Raises:
         SettingsError: A class module that was not cut out of ``strong``.
     """
-    channels = trace(strong)
+    known = [module.selection for module in modules.values() if module.selection]
+    traced = (trace_of(strong, one) for one in {s.fingerprint: s for s in known}.values())
+    maps = {channels.fingerprint: channels for channels in traced}
     return {
-        target: _random_module(strong, channels, module, seed) for target, module in modules.items()
+        target: _random_module(strong, maps, module, seed) for target, module in modules.items()
     }
 
 
@@ -99,9 +101,11 @@ def fine_tune(weak: Classifier, data: Splits, *, seed: int = 0) -> Classifier:
 
 
 def _random_module(
-    strong: Classifier, channels: ChannelMap, module: ClassModule, seed: int
+    strong: Classifier, maps: Mapping[str, ChannelMap], module: ClassModule, seed: int
 ) -> ClassModule:
-    if module.selection is None or module.selection.fingerprint != channels.fingerprint:
+    kept = module.selection
+    channels = None if kept is None else maps.get(kept.fingerprint)
+    if kept is None or channels is None:
         raise SettingsError(
             f"the class module of {module.source_class!r} was not cut out of the strong model "
             "given; give its own with --strong"
@@ -109,7 +113,7 @@ def _random_module(
     # Of its own for every class, so that no two class modules keep the same units.
     mixed = np.random.SeedSequence([seed % 2**63, module.index]).generate_state(1)
     generator = torch.Generator().manual_seed(int(mixed[0]))
-    keep = module.selection.keep.clone()
+    keep = kept.keep.clone()
     for group in channels.groups:
         order = torch.randperm(len(group.units), generator=generator)
         keep[group.units] = keep[group.units[order]]

@@ -12,7 +12,9 @@ from cnnsplitter.classifier import Classifier
 from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import Splits
 from cnnsplitter.results import Row
+from cnnsplitter.search import GeneticSearch
 from cnnsplitter.search.genes import GeneMap
+from cnnsplitter.search.registry import AnySearch
 
 Network = Classifier | ClassModule
 
@@ -24,7 +26,8 @@ class Plan:
     Attributes:
         images: One row per data set: how many images serve what.
         networks: One row per network: what it costs.
-        layers: One row per layer of the search: kernels, units and genes; empty without search.
+        layers: One row per layer of the search: kernels, units and, for a genetic one, genes;
+            empty without search.
         steps: One row per step with its ``seconds``, None where nobody can tell.
         memory: Bytes that the program will need at its peak, roughly.
         writes: What is written.
@@ -43,9 +46,15 @@ class Plan:
         return sum(float(step["seconds"] or 0) for step in self.steps)
 
     @property
-    def genes(self) -> int:
-        """Of one individual."""
-        return sum(int(layer["genes"] or 0) for layer in self.layers)
+    def units(self) -> int:
+        """What each class module keeps or drops."""
+        return sum(int(layer["units"] or 0) for layer in self.layers)
+
+    @property
+    def genes(self) -> int | None:
+        """Of one individual of a genetic search; None for other searches."""
+        genes = [int(layer["genes"] or 0) for layer in self.layers if "genes" in layer]
+        return sum(genes) if genes else None
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
@@ -53,6 +62,7 @@ class Plan:
             "images": list(self.images),
             "networks": list(self.networks),
             "layers": list(self.layers),
+            "units": self.units,
             "genes": self.genes,
             "steps": list(self.steps),
             "seconds": self.seconds,
@@ -81,16 +91,18 @@ def network_row(name: str, model: Network) -> Row:
     return {"network": name, "kind": kind, **{key: cost[key] for key in figures}}
 
 
-def layer_rows(channels: ChannelMap, classes: int) -> tuple[Row, ...]:
-    """Return kernels, units and genes of every layer of a search."""
-    genes = GeneMap.build(channels.groups, torch.zeros(classes, channels.unit_count)).sizes
+def layer_rows(channels: ChannelMap, search: AnySearch) -> tuple[Row, ...]:
+    """Return kernels and units of every layer of a search, and genes where it has some."""
     counts = channels.kernels_per_unit
-    return tuple(
+    rows: list[Row] = [
         {
             "layer": group.name,
             "kernels": int(counts[group.units].sum()),
             "units": len(group.units),
-            "genes": genes[group.name],
         }
         for group in channels.groups
-    )
+    ]
+    if not isinstance(search, GeneticSearch):
+        return tuple(rows)
+    genes = GeneMap.build(channels.groups, torch.zeros(1, channels.unit_count)).sizes
+    return tuple({**row, "genes": genes[str(row["layer"])]} for row in rows)

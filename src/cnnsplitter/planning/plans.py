@@ -16,7 +16,7 @@ from cnnsplitter.planning.steps import run_step, split_steps, step, train_step
 from cnnsplitter.run_folder import file_name
 from cnnsplitter.search.registry import AnySearch
 from cnnsplitter.sensitivity import RATIOS
-from cnnsplitter.splitting import require_usable, search_set, trace
+from cnnsplitter.splitting import Units, Unknown, require_usable, search_set, trace
 
 
 def plan_split(
@@ -26,7 +26,8 @@ def plan_split(
     search_images: int | None,
     out: Iterable[Path],
     *,
-    freeze_unknown: bool = False,
+    units: Units = "conv",
+    unknown: Unknown = "error",
     sensitivity_known: bool = False,
     seed: int = 0,
 ) -> Plan:
@@ -38,12 +39,13 @@ def plan_split(
         search: How selections are searched.
         search_images: At most so many score them.
         out: Folders that are written, one search for each.
-        freeze_unknown: See ``splitting.split``.
+        units: See ``splitting.split``.
+        unknown: Likewise.
         sensitivity_known: Whether the curves are measured already.
         seed: Of what is timed.
     """
     require_usable(strong, data, data.search)
-    channels = trace(strong, unknown="freeze" if freeze_unknown else "error")
+    channels = trace(strong, units=units, unknown=unknown)
     count = len(search_set(search, data.search, search_images, seed))
     ratios = 0 if sensitivity_known else len(RATIOS)
     steps = split_steps(strong, channels, search, data, count, ratios=ratios, seed=seed)
@@ -51,7 +53,7 @@ def plan_split(
     return Plan(
         (image_row("the strong model", data),),
         (network_row("strong", strong),),
-        layer_rows(channels, len(strong.classes)),
+        layer_rows(channels, search),
         steps * len(writes),
         memory_of([strong], splits=(strong, search, count)),
         writes,
@@ -101,7 +103,7 @@ def plan_run(run: Run) -> Plan:
     images |= {f"weak-{file_name(target)}": run.weak_data(target) for target in targets}
     settings = {name: recipe.strong if name == "strong" else recipe.weak for name in images}
     models = {name: run.untrained(settings[name], data) for name, data in images.items()}
-    channels = trace(models["strong"])
+    channels = trace(models["strong"], units=recipe.search.units)
     steps = [
         train_step(name, models[name], data, settings[name].training.epochs)
         for name, data in images.items()
@@ -116,7 +118,7 @@ def plan_run(run: Run) -> Plan:
     return Plan(
         tuple(image_row(name, data) for name, data in images.items()),
         tuple(network_row(name, model) for name, model in models.items()),
-        layer_rows(channels, len(models["strong"].classes)),
+        layer_rows(channels, search),
         () if (run.folder / "report.json").exists() else tuple(steps),
         memory_of(
             models.values(),

@@ -10,6 +10,7 @@ from cnnsplitter.planning.plans import plan_split
 from cnnsplitter.planning.steps import step
 from cnnsplitter.results import Row
 from cnnsplitter.search.registry import AnySearch
+from cnnsplitter.splitting import Units, Unknown
 
 
 def plan_subtask(
@@ -19,7 +20,8 @@ def plan_subtask(
     search_images: int | None,
     out: Path,
     *,
-    freeze_unknown: bool = False,
+    units: Units = "conv",
+    unknown: Unknown = "error",
     compare: bool = True,
     seed: int = 0,
 ) -> Plan:
@@ -33,12 +35,13 @@ def plan_subtask(
         search: How the selection is searched.
         search_images: At most so many score it.
         out: The file that is written.
-        freeze_unknown: See ``splitting.split``.
+        units: See ``splitting.split``.
+        unknown: Likewise.
         compare: Whether class modules of the same classes are searched, too.
         seed: Of what is timed.
     """
     plan = plan_split(
-        restricted, data, search, search_images, [out], freeze_unknown=freeze_unknown, seed=seed
+        restricted, data, search, search_images, [out], units=units, unknown=unknown, seed=seed
     )
     own = tuple(_shared(row, len(restricted.classes)) for row in plan.steps)
     others = tuple({**row, "step": f"class modules: {row['step']}"} for row in plan.steps)

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -106,6 +106,7 @@ class SearchSettings(_Settings):
         gradient: Settings of the gradient search that differ from the defaults.
         importance: Likewise of importance thresholding.
         random: Likewise of the random search.
+        units: What is selected: kernels, or with ``"all"`` rows of hidden linear layers, too.
         compensate: Whether what is kept takes over what was cut; None: after a gradient search.
         images: At most so many search images score selections; None for all.
         ratios: Keep-ratios at which sensitivity is measured, if the search needs it.
@@ -117,6 +118,7 @@ class SearchSettings(_Settings):
     gradient: dict[str, Any] = Field(default_factory=dict)
     importance: dict[str, Any] = Field(default_factory=dict)
     random: dict[str, Any] = Field(default_factory=dict)
+    units: Literal["conv", "all"] = "conv"
     compensate: bool | None = None
     images: int | None = Field(default=None, ge=2)
     ratios: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(default=RATIOS, min_length=1)

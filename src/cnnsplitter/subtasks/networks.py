@@ -17,7 +17,7 @@ from cnnsplitter.errors import SettingsError, require_known
 from cnnsplitter.heads import cut_head
 from cnnsplitter.preprocessing import Preprocessing
 from cnnsplitter.selection import Selection
-from cnnsplitter.splitting import trace
+from cnnsplitter.splitting import trace_of
 from cnnsplitter.surgery import extract
 
 
@@ -116,8 +116,8 @@ def unite(strong: Classifier, modules: Iterable[ClassModule]) -> Subtask:
                 "unite those that a split gave"
             )
         selections.append(module.selection)
-    channels = trace(strong)
     union = reduce(or_, selections)
+    channels = trace_of(strong, union)
     net = cut_head(extract(strong.net, channels, union), strong.example(), columns)
     classes = tuple(module.source_class for module in modules)
     restricted = Classifier(

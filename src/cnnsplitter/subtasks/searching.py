@@ -24,6 +24,7 @@ from cnnsplitter.sensitivity import measure_sensitivity
 from cnnsplitter.splitting import (
     GRADIENT_IMAGES,
     Measure,
+    Units,
     Unknown,
     as_classifier,
     importance_for,
@@ -124,6 +125,7 @@ def subtask(
     seed: int = 0,
     importance: Importance | Measure = "feature-maps",
     search_images: int | None = None,
+    units: Units = "conv",
     unknown: Unknown = "error",
     checkpoint: Path | None = None,
     engine: Engine | None = None,
@@ -142,6 +144,7 @@ def subtask(
         importance: Measured already, on the model that ``restrict`` gives, or how it is measured
             here if the search needs it.
         search_images: At most so many images score selections; see ``split``.
+        units: ``"all"`` takes rows of hidden linear layers for units, too, beside kernels.
         unknown: What an operator that cannot be followed does; see ``ChannelMap.trace``.
         checkpoint: File to resume from and to write after every generation.
         engine: Where selections are scored; by default in this process.
@@ -160,7 +163,7 @@ def subtask(
     data = data.relabel(restricted.classes)
     images = search_set(search, data.search, search_images, seed)
     require_usable(restricted, data, images)
-    channels = trace(restricted, unknown=unknown)
+    channels = trace(restricted, units=units, unknown=unknown)
     require_layers(search, None, channels)
     known = importance_for(search, restricted, channels, data.train, seed, progress, importance)
     scorer = MarginScorer(restricted, channels, images)
