@@ -32,9 +32,11 @@ from typing import Any
 SOURCE = Path(__file__).parent.parent / "src"
 PARTS = {
     "channels": (
-        "tests/channels/test_motifs.py",
+        "tests/channels/test_quick_shapes.py",
         "tests/channels/test_refusals.py",
+        "tests/channels/test_hooks.py",
         "tests/channels/test_map.py",
+        "tests/channels/test_motifs.py",
         "tests/channels/test_verify.py",
         "tests/test_surgery.py",
     ),
@@ -81,7 +83,10 @@ class Mutant:
 
 
 def mutants_of(path: Path) -> Iterator[Mutant]:
-    """Yield every change of one file; annotations, constants of text and ``assert`` stay."""
+    """Yield every change of one file, but of annotations, texts, and guards against slips.
+
+    That is ``assert``, ``strict`` of ``zip``, and ``frozen`` of data classes.
+    """
     tree = ast.parse(path.read_text())
     skipped = {
         id(inner) for node in ast.walk(tree) for part in _unread(node) for inner in ast.walk(part)
@@ -100,7 +105,12 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
 
 
 def _unread(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield what only type checkers read."""
+    """Yield what only type checkers read, and what only guards against slips, like ``assert``."""
+    match node:
+        case ast.Assert():
+            yield node
+        case ast.Call(func=ast.Name(id="zip" | "dataclass")):
+            yield from (word for word in node.keywords if word.arg in ("strict", "frozen"))
     for name in ("annotation", "returns"):
         part = getattr(node, name, None)
         if isinstance(part, ast.AST):
@@ -173,7 +183,9 @@ def _test(mutant: Mutant | None, tests: tuple[str, ...]) -> None:
     if mutant is not None:
         sys.meta_path.insert(0, Replaced(mutant))
     left_out = [f"--deselect={test}" for test in LEFT_OUT]
-    code = pytest.main(["-q", "-x", "--tb=no", "-p", "no:cacheprovider", *left_out, *tests])
+    # Plugins that the libraries brought before pytest began are no reason to fail.
+    quiet = ["-W", "ignore::pytest.PytestAssertRewriteWarning", "-p", "no:cacheprovider"]
+    code = pytest.main(["-q", "-x", "--tb=no", *quiet, *left_out, *tests])
     os._exit(int(code != 0))
 
 
@@ -233,7 +245,9 @@ def try_part(part: str, sample: int | None, seed: int, results: Results) -> None
     found = [mutant for file in files for mutant in mutants_of(file)]
     whole = len(found)
     if sample:
-        found = random.Random(seed).sample(found, min(sample, whole))
+        # Shuffled, a greater sample contains a smaller one.
+        random.Random(seed).shuffle(found)
+        found = found[:sample]
     begun = time.monotonic()
     if not survives(None, tests_of(place, PARTS[part])):
         raise SystemExit(f"{part}: its tests fail without any mutant")
@@ -246,16 +260,18 @@ def try_part(part: str, sample: int | None, seed: int, results: Results) -> None
 def main() -> None:
     """Test the parts that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all if none")
     parser.add_argument("--sample", type=int, help="so many random mutants of each part")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, help="file that mutants are added to")
     options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"unknown part {min(unknown)}; choose from {', '.join(PARTS)}")
     for library in LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(library)
     results = Results(options.results)
-    for part in options.parts:
+    for part in options.parts or PARTS:
         try_part(part, options.sample, options.seed, results)
 
 

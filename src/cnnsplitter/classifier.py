@@ -49,6 +49,13 @@ def logits_of(output: Any) -> Tensor:
     return logits
 
 
+def require_finite(net: nn.Module) -> None:
+    """Raise ``ModelError`` unless all weights and buffers are finite."""
+    for name, tensor in net.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ModelError(f"weight {name!r} holds NaN or infinite values; train or load it anew")
+
+
 class Classifier(nn.Module):
     """A CNN from images to one logit per class.
 
@@ -109,11 +116,7 @@ class Classifier(nn.Module):
         Args:
             trial: Whether the net is run to find out.
         """
-        for name, tensor in self.net.state_dict().items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise ModelError(
-                    f"weight {name!r} holds NaN or infinite values; train or load it anew"
-                )
+        require_finite(self.net)
         channels = self.input_shape[0]
         for values in (self.preprocessing.mean, self.preprocessing.std):
             if len(values) not in (1, channels):

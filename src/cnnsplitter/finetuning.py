@@ -7,7 +7,7 @@ sub-task learns all its logits.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -21,10 +21,10 @@ from cnnsplitter.class_modules import ClassModule, require_same_shape
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError, ModelError, SettingsError
-from cnnsplitter.inference import device_of, to_device
+from cnnsplitter.inference import device_of, in_more_parts, in_parts, to_device
 from cnnsplitter.nets import eval_mode
 from cnnsplitter.progress import Progress, Step, silent
-from cnnsplitter.recalibration import norms_of
+from cnnsplitter.recalibration import has_batch_norm, norms_of
 
 M = TypeVar("M", bound=ClassModule | Classifier)
 
@@ -58,7 +58,9 @@ def fine_tune(
 ) -> dict[str, M]:
     """Return fine-tuned copies of class modules, or of sub-task networks.
 
-    What a class module becomes does not depend on which others are tuned with it.
+    What a class module becomes does not depend on which others are tuned with it. Where a batch
+    does not fit into memory its halves follow each other, and so on: the step is still that of the
+    whole batch, but batch norms normalise each part by its own statistics, of two images at least.
 
     Args:
         modules: By any names; left untouched.
@@ -72,19 +74,20 @@ def fine_tune(
     Raises:
         SettingsError: A class module of a strong model with other classes.
         DataError: Images of another shape, or too few.
-        ModelError: The loss is no longer finite.
+        ModelError: The loss is no longer finite, or a batch does not fit into memory in any parts.
     """
     _require_fit(modules, strong, data)
     size = min(settings.batch_size, len(data))
     steps = settings.epochs * (len(data) // size)
     students = [_Student.of(copy.deepcopy(module), settings, steps) for module in modules.values()]
+    teacher = _Teacher(strong, size)
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(settings.epochs):
         order = torch.randperm(len(data), generator=generator)[: len(data) // size * size]
         total = 0.0
         for images, _ in data.take(order).batches(size):
             chosen = flip_some(images, generator) if settings.flip else images
-            total += _step(students, strong, to_device(chosen, device_of(strong)))
+            total += _step(students, teacher, to_device(chosen, device_of(strong)))
         loss = total * size / len(order)
         if not torch.tensor(loss).isfinite():
             raise ModelError(
@@ -95,12 +98,24 @@ def fine_tune(
     return {name: student.finished() for name, student in zip(modules, students, strict=True)}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
+class _Teacher:
+    strong: Classifier
+    most: int
+
+    def logits(self, images: Tensor) -> Tensor:
+        with eval_mode(self.strong), torch.no_grad():
+            parts, self.most = in_parts(self.strong, images, self.most)
+        return torch.cat(parts)
+
+
+@dataclass(eq=False)
 class _Student(Generic[M]):
     module: M
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     frozen: tuple[nn.Parameter, ...]
+    parts: int = 1
 
     @classmethod
     def of(cls, module: M, settings: FineTuning, steps: int) -> "_Student[M]":
@@ -119,13 +134,30 @@ class _Student(Generic[M]):
         """Take one step towards the strong logits float[B, N]; return the loss before it."""
         module = self.module
         wanted = logits[:, module.index] if isinstance(module, ClassModule) else logits
-        self.optimizer.zero_grad()
-        with torch.enable_grad():
-            loss = functional.mse_loss(self.module(images), wanted)
-        torch.autograd.backward(loss)
+        statistics = [buffer.clone() for buffer in module.buffers()]
+
+        def gradient(parts: int) -> float:
+            for buffer, before in zip(module.buffers(), statistics, strict=True):
+                buffer.copy_(before)
+            return self._gradient(images.tensor_split(parts), wanted.tensor_split(parts))
+
+        # A batch norm cannot normalise over a single value.
+        least = 2 if has_batch_norm(module) else 1
+        loss, self.parts = in_more_parts(gradient, self.parts, len(images), least=least)
         self.optimizer.step()
         self.schedule.step()
-        return loss.item()
+        return loss
+
+    def _gradient(self, images: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+        """Set the gradient of the mean loss over all parts; return that loss."""
+        count, total = sum(map(len, images)), 0.0
+        self.optimizer.zero_grad()
+        for part, own in zip(images, wanted, strict=True):
+            with torch.enable_grad():
+                loss = functional.mse_loss(self.module(part), own) * (len(part) / count)
+            torch.autograd.backward(loss)
+            total += loss.item()
+        return total
 
     def finished(self) -> M:
         self.optimizer.zero_grad()
@@ -135,9 +167,8 @@ class _Student(Generic[M]):
         return self.module
 
 
-def _step(students: list[_Student[M]], strong: Classifier, images: Tensor) -> float:
-    with eval_mode(strong), torch.no_grad():
-        logits = strong(images)
+def _step(students: list[_Student[M]], teacher: _Teacher, images: Tensor) -> float:
+    logits = teacher.logits(images)
     # A processor trains narrow convolutions about a quarter faster in this layout.
     images = images.contiguous(memory_format=torch.channels_last)
     losses = [student.learn(images, logits) for student in students]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnsplitter.channels import ChannelMap
-from cnnsplitter.classifier import Classifier
+from cnnsplitter.classifier import Classifier, require_finite
 from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError, StorageError
 from cnnsplitter.files import read_tensors, write_tensors
@@ -116,8 +116,9 @@ def measure_importance(
 
     Raises:
         DataError: If a class has no image.
-        ModelError: Not even one image fits into memory.
+        ModelError: Weights that are not finite, or not even one image fits into memory.
     """
+    require_finite(strong.net)
     strong.require_classes(data.classes)
     require_every_class(data, "importance")
     sums = torch.zeros(2, len(data.classes), channels.unit_count, dtype=torch.float64)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,8 @@ from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError, ModelError
 from cnnsplitter.nets import eval_mode
 
+T = TypeVar("T")
 Precision = Literal["float32", "bfloat16"]
-NO_MEMORY = "not even one image fits into memory; use a smaller network or smaller images"
 
 
 @contextmanager
@@ -88,12 +88,52 @@ def in_parts(
             if not is_out_of_memory(error):
                 raise
             if most == 1:
-                raise ModelError(NO_MEMORY) from error
+                raise ModelError(_no_memory(1)) from error
         # Only now has the error let go of what was computed.
         most = max(1, min(most, len(images) - start) // 2)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _empty_cache()
     return outputs, most
+
+
+def in_more_parts(
+    run: Callable[[int], T], parts: int, images: int, *, least: int = 1
+) -> tuple[T, int]:
+    """Do a step with a batch cut into parts, into more where memory does not do for them.
+
+    Args:
+        run: Does the whole step with so many parts; it is called again where it broke off.
+        parts: At first; twice as many each time.
+        images: In the batch.
+        least: Images in a part.
+
+    Returns:
+        What ``run`` returns, and the number of parts.
+
+    Raises:
+        ModelError: Not even the smallest parts fit.
+    """
+    most = images // least
+    while True:
+        try:
+            return run(parts), parts
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if parts >= most:
+                raise ModelError(_no_memory(least)) from error
+        # Only now has the error let go of what was computed.
+        parts = min(2 * parts, most)
+        _empty_cache()
+
+
+def _no_memory(images: int) -> str:
+    few = "one image fits" if images == 1 else f"{images} images fit"
+    return f"not even {few} into memory; use a smaller network or smaller images"
+
+
+def _empty_cache() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def predict(

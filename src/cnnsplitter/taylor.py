@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.masking import masked
-from cnnsplitter.classifier import Classifier
+from cnnsplitter.classifier import Classifier, require_finite
 from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError
 from cnnsplitter.importance import Importance
@@ -44,8 +44,9 @@ def measure_taylor(
     Raises:
         SettingsError: Images of other classes.
         DataError: No images.
-        ModelError: Not even one image fits into memory.
+        ModelError: Weights that are not finite, or not even one image fits into memory.
     """
+    require_finite(strong.net)
     strong.require_classes(data.classes)
     if not len(data):
         raise DataError(f"{data.images.name}: no images to measure importance on; add some")

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,9 @@ from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError, ModelError, SettingsError
 from cnnsplitter.inference import (
-    NO_MEMORY,
     Precision,
     device_of,
-    is_out_of_memory,
+    in_more_parts,
     native_bfloat16,
     predict,
     to_device,
@@ -219,18 +218,11 @@ def _step(
     Where the batch does not fit into memory its halves follow each other, and so on; the gradient
     is their mean, but batch norms see each part alone.
     """
-    while True:
-        try:
-            loss, hits = _gradient(run, images, labels, settings)
-            break
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            if run.parts >= len(images):
-                raise ModelError(NO_MEMORY) from error
-        run.parts *= 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+
+    def gradient(parts: int) -> tuple[Tensor, Tensor]:
+        return _gradient(run, images.chunk(parts), labels.chunk(parts), settings)
+
+    (loss, hits), run.parts = in_more_parts(gradient, run.parts, len(images))
     if settings.clip:
         torch.nn.utils.clip_grad_norm_(run.classifier.parameters(), settings.clip)
     run.optimizer.step()
@@ -238,20 +230,21 @@ def _step(
 
 
 def _gradient(
-    run: TrainingRun, images: Tensor, labels: Tensor, settings: Training
+    run: TrainingRun, images: Sequence[Tensor], labels: Sequence[Tensor], settings: Training
 ) -> tuple[Tensor, Tensor]:
     """Set the gradient of the mean loss; return that and the number of right answers."""
-    bfloat16 = _precision(settings, images.device) == "bfloat16"
-    total, right = torch.zeros((), device=images.device), torch.zeros((), device=images.device)
+    count, device = sum(map(len, images)), images[0].device
+    bfloat16 = _precision(settings, device) == "bfloat16"
+    total, right = torch.zeros((), device=device), torch.zeros((), device=device)
     run.optimizer.zero_grad()
-    for part, own in zip(images.chunk(run.parts), labels.chunk(run.parts), strict=True):
+    for part, own in zip(images, labels, strict=True):
         with torch.enable_grad():
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                 logits = run.classifier(part)
             loss = functional.cross_entropy(
                 logits.float(), own, label_smoothing=settings.label_smoothing
             )
-            share = loss if run.parts == 1 else loss * (len(part) / len(images))
+            share = loss * (len(part) / count)
         torch.autograd.backward(share)
         total += share.detach()
         right += (logits.detach().argmax(dim=1) == own).sum()

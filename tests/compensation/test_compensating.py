@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -146,6 +148,32 @@ def test_inputs_are_left_as_they_were_and_seeds_decide() -> None:
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     pairs = zip(first.state_dict().values(), again.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("samples", [ALL, 300])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.Linear], ids=["first", "last"])
+def test_batches_that_do_not_fit_are_as_if_smaller_ones_had_been_asked_for(
+    kind: type[nn.Module], samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it breaks off, what was added up and drawn until then is forgotten."""
+    strong = toys.classifier("resnet20", width=0.25)
+    channels = toys.traced(strong)
+    forward: Callable[..., Tensor] = kind.forward
+
+    def measured(batch_size: int) -> list[Tensor]:
+        settings = {"seed": 0, "samples": samples, "batch_size": batch_size}
+        found = moments.measure_moments(strong, channels, DATA, **settings)
+        assert len(found) == 19
+        return [tensor for known in found.values() for tensor in (known.mean, known.covariance)]
+
+    def limited(layer: nn.Module, x: Tensor) -> Tensor:
+        if len(x) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(layer, x)
+
+    expected = measured(5)
+    monkeypatch.setattr(kind, "forward", limited)
+    assert all(torch.equal(a, b) for a, b in zip(measured(20), expected, strict=True))
 
 
 def test_what_cannot_be_compensated_is_refused() -> None:

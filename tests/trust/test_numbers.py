@@ -16,13 +16,16 @@ from torch import Tensor, nn
 import toys
 from cnnsplitter.calibration import CALIBRATIONS
 from cnnsplitter.class_modules import compose
+from cnnsplitter.compensation.compensating import compensate
 from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.errors import CnnSplitterError, ModelError
 from cnnsplitter.evaluation import count, evaluate
 from cnnsplitter.exporting import export
+from cnnsplitter.importance import measure_importance
 from cnnsplitter.patches.patching import patch
 from cnnsplitter.splitting import split
 from cnnsplitter.storage.saving import save
+from cnnsplitter.taylor import measure_taylor
 from cnnsplitter.training import Training, train
 from cnnsplitter.weights import load_weights
 
@@ -90,8 +93,25 @@ def trained(value: float) -> None:
     train(start, toys.image_set(16), None, Training(epochs=1, batch_size=8), seed=0)
 
 
+def compensated(value: float, *, strong: bool) -> None:
+    module, model = toys.class_module(toys.classifier()), toys.classifier()
+    channels = toys.traced(model)
+    spoilt(model if strong else module, value)
+    compensate({"dog": module}, model, channels, toys.image_set(9), seed=0)
+
+
+def measured(measure: Callable[..., Any], value: float) -> None:
+    """The last layer's weights show in no feature map."""
+    model = toys.classifier("lenet5")
+    channels = toys.traced(model)
+    list(model.parameters())[-1].data[0] = value
+    measure(model, channels, toys.image_set(9))
+
+
 USES: dict[str, Callable[[float, Path], Any]] = {
     "adopt": adopted,
+    "compensate for a strong model": lambda value, _: compensated(value, strong=True),
+    "compensate a class module": lambda value, _: compensated(value, strong=False),
     "compose": lambda value, _: composed(value),
     "evaluate": lambda value, _: evaluate(
         spoilt(toys.classifier("lenet5"), value), toys.image_set(9)
@@ -99,6 +119,8 @@ USES: dict[str, Callable[[float, Path], Any]] = {
     "export": lambda value, folder: export(
         spoilt(toys.classifier("lenet5"), value), folder / "a.pt2"
     ),
+    "measure importance": lambda value, _: measured(measure_importance, value),
+    "measure slopes": lambda value, _: measured(measure_taylor, value),
     "patch a weak model": lambda value, _: patched(value, weak=True),
     "patch with a class module": lambda value, _: patched(value, weak=False),
     "save": lambda value, folder: save(spoilt(toys.classifier("lenet5"), value), folder / "a"),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnsplitter.channels import ChannelMap
-from cnnsplitter.classifier import Classifier
+from cnnsplitter.classifier import Classifier, require_finite
 from cnnsplitter.compensation.moments import Moments, is_pointwise, measure_moments
 from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError, SelectionError, SettingsError
@@ -70,6 +70,7 @@ def compensate(
 
     Raises:
         DataError: No image.
+        ModelError: Weights that are not finite, or not even one image fits into memory.
         SelectionError: A network that was cut out of another strong model.
         SettingsError: A network whose selection is not known, or settings out of range.
     """
@@ -77,6 +78,8 @@ def compensate(
         raise SettingsError("compensation needs at least one image and one place; ask for more")
     if not len(data):
         raise DataError(f"{data.images.name}: compensation needs images; add some")
+    for net in (strong.net, *(module.net for module in modules.values())):
+        require_finite(net)
     keeps = {name: _keep(name, module, channels) for name, module in modules.items()}
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:images]
     moments = measure_moments(strong, channels, data.take(order), seed=seed, samples=samples)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
-from cnnsplitter.inference import device_of, to_device
+from cnnsplitter.inference import device_of, in_parts, to_device
 from cnnsplitter.nets import eval_mode
 
 MOST_FEATURES = 1200
@@ -61,7 +61,11 @@ def measure_moments(
         data: Images; all are used.
         seed: Of the choice of places.
         samples: About so many places of each layer are looked at.
-        batch_size: Images at a time.
+        batch_size: Images at a time; fewer, of which others places are drawn, if they do not fit
+            into memory.
+
+    Raises:
+        ModelError: Not even one image fits into memory.
     """
     generator = Generator().manual_seed(seed)
     share = samples / max(1, len(data))
@@ -69,16 +73,22 @@ def measure_moments(
     sums = {
         name: _Sums(layer, share, generator) for name, layer in layers.items() if is_plain(layer)
     }
-    device, batches = device_of(strong), 0
+    device, runs, most = device_of(strong), 0, batch_size
+
+    def look(images: Tensor) -> Tensor:
+        with _all_or_nothing(sums.values(), generator):
+            seen: Tensor = strong(to_device(images, device))
+        return seen
+
     with eval_mode(strong), torch.no_grad(), _adding(sums):
         for images, _ in data.batches(batch_size):
-            strong(to_device(images, device))
-            batches += 1
+            parts, most = in_parts(look, images, most)
+            runs += len(parts)
     norms = _norms_after(strong, sums)
     return {
         name: layer_sums.moments(norms.get(name, ""))
         for name, layer_sums in sums.items()
-        if layer_sums.calls == batches
+        if layer_sums.calls == runs
     }
 
 
@@ -158,6 +168,20 @@ def _adding(sums: Mapping[str, _Sums]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _all_or_nothing(sums: Iterable[_Sums], generator: Generator) -> Iterator[None]:
+    """Forget what was added in the block, and what was drawn for it, if it breaks off."""
+    before = [(layer_sums, vars(layer_sums).copy()) for layer_sums in sums]
+    state = generator.get_state()
+    try:
+        yield
+    except BaseException:
+        for layer_sums, values in before:
+            vars(layer_sums).update(values)
+        generator.set_state(state)
+        raise
 
 
 def _norms_after(strong: Classifier, layers: Iterable[str]) -> dict[str, str]:
