@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+import toys
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.cutting import sized_values
 from cnnsplitter.channels.masking import masked
 from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.models import build_model
+from cnnsplitter.recalibration import recalibrate
 from cnnsplitter.storage.saving import save
 from cnnsplitter.surgery import extract, masked_forward
 from strategies import randomise
@@ -34,7 +36,8 @@ SMALL = {
     *("regnet_y_400mf", "googlenet"),
 }
 NAMES = [n for n in models.list_models(module=models) if n.startswith(FAMILIES)]
-SELECTABLE = {"shufflenet_v2_x0_5": 1.0, "squeezenet1_1": 0.74}
+SELECTABLE = {"squeezenet1_0": 0.99, "squeezenet1_1": 0.99}
+"""Whose output is a convolution."""
 
 
 def size_for(name: str) -> int:
@@ -100,10 +103,13 @@ def save_class_module(name: str, folder: Path) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     randomise(net, generator)
     strong = Classifier(net, ("a", "b", "c"), (3, size, size), architecture=architecture)
-    channels = ChannelMap.trace(net, strong.example())
+    # Deep networks tell images apart only if their norms know what they see.
+    seen = toys.image_set(16, classes=strong.classes, shape=strong.input_shape)
+    strong = recalibrate(strong, seen, seed=0)
+    channels = ChannelMap.trace(strong.net, strong.example())
     selection = channels.random_selection(0.5, generator=generator)
     sized = sized_values(channels, selection.keep)
-    narrow = extract(net, channels, selection)
+    narrow = extract(strong.net, channels, selection)
     module = ClassModule.of(strong, "b", narrow, selection, sized)
     images = torch.rand(2, 3, size, size, generator=generator)
     save(module, folder / f"{name}.safetensors")
