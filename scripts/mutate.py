@@ -32,7 +32,6 @@ from typing import Any
 SOURCE = Path(__file__).parent.parent / "src"
 PARTS = {
     "channels": (
-        "tests/channels/test_quick_shapes.py",
         "tests/channels/test_refusals.py",
         "tests/channels/test_hooks.py",
         "tests/channels/test_map.py",
@@ -163,19 +162,25 @@ class Replaced(MetaPathFinder, Loader):
 
 
 def tests_of(path: Path, tests: tuple[str, ...]) -> tuple[str, ...]:
-    """Return a part's tests, the mirror of the file first, where most of its mutants fail."""
-    mirror = f"test_{path.stem}.py"
+    """Return a part's tests after the mirror of the file, where most of its mutants fail."""
+    inside = path.relative_to(SOURCE / "cnnsplitter").with_name(f"test_{path.stem}.py")
+    mirror = Path("tests") / inside
     files = [
         str(file)
         for test in tests
         for file in (sorted(Path(test).glob("test_*.py")) if Path(test).is_dir() else [Path(test)])
     ]
-    return tuple(sorted(files, key=lambda file: Path(file).name != mirror))
+    return tuple(dict.fromkeys([str(mirror), *files] if mirror.exists() else files))
 
 
 def _test(mutant: Mutant | None, tests: tuple[str, ...]) -> None:
+    import hypothesis
     import pytest
 
+    # To fail is enough; what fails need not be small, nor be tried on the next mutant.
+    phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
+    hypothesis.settings.register_profile("mutants", database=None, phases=phases)
+    hypothesis.settings.load_profile("mutants")
     sys.stdout.flush()
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)

@@ -1,17 +1,23 @@
 import json
 import math
+import sys
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnnsplitter.calibration import (
     METHODS,
     Calibration,
+    IsotonicCalibration,
+    LearnedCalibration,
+    LinearCalibration,
     NormalCalibration,
     RangeCalibration,
     calibration_from_json,
@@ -44,6 +50,14 @@ def test_min_max_by_hand() -> None:
     assert published(scores).tolist() == [1.75, 0.0, 0.5, 1.0, -2.25]
     clipped = fit_calibration("min-max", scores, is_target)
     assert clipped(scores).tolist() == [1.0, 0.0, 0.5, 1.0, 0.0]
+
+
+def test_no_score_on_the_fence_is_an_outlier() -> None:
+    """The quartiles are 0 and 2, so that the fences are -3 and 5."""
+    inside = fit("outlier", [-3.0, 0.0, 1.0, 2.0, 5.0])
+    assert inside == RangeCalibration("outlier", -3.0, 5.0)
+    beyond = fit("outlier", [-3.001, 0.0, 1.0, 2.0, 5.001])
+    assert beyond == RangeCalibration("outlier", 0.0, 2.0)
 
 
 def test_percentile_is_the_range_from_5_to_95() -> None:
@@ -121,6 +135,67 @@ def test_constant_scores_are_refused(method: str, value: float) -> None:
         fit(method, [value] * 3)
 
 
+def test_the_narrowest_range_is_the_smallest_normal_number() -> None:
+    least = torch.finfo(torch.float32).tiny
+    assert fit("min-max", [0.0, least]) == RangeCalibration("min-max", 0.0, least)
+    with pytest.raises(DataError, match="no spread in the 2 scores"):
+        fit("min-max", [0.0, least / 2])
+
+
+def test_every_finite_number_is_one() -> None:
+    most = sys.float_info.max
+    assert RangeCalibration("min-max", -most, most).high == most
+
+
+weights = st.floats(0, 5, width=32)
+
+
+@given(weights, weights, weights, numbers, st.lists(st.tuples(numbers, numbers, numbers)))
+def test_learned_log_odds_are_the_sum(
+    scale: float, own: float, rest: float, bias: float, rows: list[tuple[float, ...]]
+) -> None:
+    rule = LearnedCalibration("learned", scale, bias, own, rest)
+    seen = torch.tensor(rows, dtype=torch.float64).view(-1, 3)
+    alone = [scale * score + bias for score, _, _ in rows]
+    whole = [scale * score + bias + own * p - rest * q for score, p, q in rows]
+    assert rule.log_odds(seen[:, 0]).tolist() == pytest.approx(alone)
+    found = rule.log_odds(seen[:, 0], seen[:, 1:])
+    assert found.tolist() == pytest.approx(whole, abs=1e-9)
+    assert rule(seen[:, 0], seen[:, 1:]).numpy() == pytest.approx(
+        scipy.special.expit(found.numpy())
+    )
+
+
+@given(score_lists, st.data())
+def test_isotonic_is_numpys_interpolation(values: list[float], data: st.DataObject) -> None:
+    points = sorted(set(values))
+    drawn = st.lists(st.floats(0, 1), min_size=len(points), max_size=len(points))
+    shares = sorted(data.draw(drawn))
+    rule = IsotonicCalibration("isotonic", tuple(points), tuple(shares))
+    scores = torch.tensor(data.draw(st.lists(numbers)) + points, dtype=torch.float64)
+    assert rule(scores).numpy() == pytest.approx(np.interp(scores, points, shares), abs=1e-9)
+    assert rule(scores.float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5])
+def test_the_linear_rule_is_a_linear_layer(classes: int) -> None:
+    layer = nn.Linear(classes, classes)
+    rows = tuple(map(tuple, layer.weight.tolist()))
+    rule = LinearCalibration("linear", rows, tuple(layer.bias.tolist()))
+    scores = torch.randn(4, classes, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(rule(scores), layer(scores).detach())
+
+
+@pytest.mark.parametrize("name", ["scale", "own", "rest"])
+def test_weights_of_learned_rules_are_not_negative(name: str) -> None:
+    none = {"kind": "learned", "scale": 0.0, "bias": -1.0, "own": 0.0, "rest": 0.0}
+    assert calibration_from_json(none) == LearnedCalibration("learned", 0.0, -1.0, 0.0, 0.0)
+    with pytest.raises(StorageError, match=f"{name} must not be negative"):
+        calibration_from_json({**none, name: -0.1})
+    with pytest.raises(StorageError, match=f"{name} must be a finite"):
+        calibration_from_json({**none, name: math.nan})
+
+
 EVERYONE = torch.ones(2, dtype=torch.bool)
 
 
@@ -167,6 +242,22 @@ GOOD: dict[str, Any] = {"kind": "min-max", "low": 0.0, "high": 1, "clip": True}
         ({**GOOD, "low": 1.0}, "below high"),
         ({**GOOD, "clip": 1}, "clip"),
         ({"kind": "z-score", "mean": 0.0, "std": 0.0}, "std must be positive"),
+        ({"kind": "isotonic", "points": [], "shares": []}, "equally many, at least one"),
+        ({"kind": "isotonic", "points": [1.0], "shares": [0.1, 0.2]}, "equally many"),
+        ({"kind": "isotonic", "points": 1.0, "shares": [0.1]}, "equally many"),
+        ({"kind": "isotonic", "points": [1.0], "shares": 0.1}, "equally many"),
+        ({"kind": "isotonic", "points": [1.0, 1.0], "shares": [0.1, 0.2]}, "points must rise"),
+        ({"kind": "isotonic", "points": [1.0, 2.0], "shares": [0.2, 0.1]}, "shares not fall"),
+        ({"kind": "isotonic", "points": [math.nan], "shares": [0.1]}, r"points\[0\] must be"),
+        ({"kind": "isotonic", "points": [0.0], "shares": [math.inf]}, r"shares\[0\] must be"),
+        ({"kind": "linear", "weights": [], "biases": []}, "as many rows"),
+        ({"kind": "linear", "weights": [[1.0]], "biases": []}, "as many rows"),
+        ({"kind": "linear", "weights": [[1.0]], "biases": [1.0, 2.0]}, "as many rows"),
+        ({"kind": "linear", "weights": [[1.0], [1.0]], "biases": [1.0, 2.0]}, "as many rows"),
+        ({"kind": "linear", "weights": [1.0], "biases": [1.0]}, "as many rows"),
+        ({"kind": "linear", "weights": 1.0, "biases": [1.0]}, "as many rows"),
+        ({"kind": "linear", "weights": [[math.nan]], "biases": [1.0]}, r"\[0\]\[0\] must be"),
+        ({"kind": "linear", "weights": [[1.0]], "biases": [math.nan]}, r"\[1\]\[0\] must be"),
     ],
 )
 def test_bad_json_is_refused(value: object, message: str) -> None:

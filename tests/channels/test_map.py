@@ -1,3 +1,5 @@
+from contextlib import suppress
+
 import pytest
 import torch
 from hypothesis import given
@@ -37,6 +39,20 @@ def test_groups_partition_the_units(spec: Spec) -> None:
     assert torch.equal(units.sort().values, torch.arange(channels.unit_count))
     names = [group.name for group in channels.groups]
     assert len(set(names)) == len(names)
+
+
+@given(specs())
+def test_selectable_kernels_are_those_that_some_selection_drops(spec: Spec) -> None:
+    channels = trace(build(spec))
+    full, dropped = channels.full_selection(), 0
+    for unit in range(channels.unit_count):
+        keep = full.keep.clone()
+        keep[unit] = False
+        selection = Selection(keep, channels.fingerprint)
+        with suppress(SelectionError):
+            channels.check(selection)
+            dropped += channels.kernel_count - channels.kernels(selection)
+    assert channels.selectable_kernels == dropped
 
 
 @given(specs(), st.floats(0.05, 1), st.integers(0, 99))
@@ -132,6 +148,27 @@ class DataDependent(Functional):
     def forward(self, x: Tensor) -> Tensor:
         y = self.first(x).mean((2, 3))
         return self.head(y) if y.sum() > 0 else self.head(-y)  # type: ignore[no-any-return]
+
+
+class Added(Functional):
+    """Its two convolutions write the same channels; it has one more that no other is tied to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(6, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.head((x + self.twice(self.inner(x).expand(-1, 6, -1, -1))).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_groups_are_named_by_their_layers() -> None:
+    channels = trace(Added())
+    assert {group.name: group.layers for group in channels.groups} == {
+        "first+twice": ("first", "twice"),
+        "inner": ("inner",),
+    }
+    assert channels.selectable_kernels == 12, "the only channel of the inner one is always needed"
 
 
 def test_a_layer_used_twice_ties_both_uses() -> None:

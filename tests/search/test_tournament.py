@@ -119,6 +119,35 @@ def test_places_of_many_candidates_fit_their_type() -> None:
     assert torch.equal(places.flatten().sort().values, torch.arange(40_000, dtype=torch.int32))
 
 
+@pytest.mark.parametrize(("classes", "population"), [(320, 100), (340, 100)])
+def test_champions_among_thousands_of_candidates_are_right(classes: int, population: int) -> None:
+    """Differences of places fill all the bits of their type."""
+    scores = torch.rand(classes, population, 8, generator=seeded(0))
+    labels = torch.randint(0, classes, (8,), generator=seeded(1))
+    scores[labels, ::2, torch.arange(8)] += 1
+    found = build_ensembles(
+        scores, labels, rules=Rules({}, 2, 40), keep_first=False, generator=seeded(2)
+    )
+    expected = [argmax_accuracy(scores, labels, members) for members in found.members]
+    assert found.accuracy.tolist() == expected
+    assert max(expected) > 0
+
+
+def test_a_single_class_is_told_by_its_margins() -> None:
+    margins = torch.tensor([[[1.0, 0.0, 2.0, -1.0], [3.0, 1.0, 1.0, -2.0], [-1.0, -1.0, 0.0, 0.0]]])
+    labels = torch.tensor([0, 0, 0, 0])
+    result = compete(margins, labels, torch.ones(1, 3, 6, dtype=torch.bool), ALL_SURVIVE, 0)
+    found = build_ensembles(
+        margins, labels, rules=ALL_SURVIVE, keep_first=False, generator=seeded(0)
+    )
+    assert found.members.tolist() == [[0], [1], [2]]
+    assert found.accuracy.tolist() == [0.5, 0.75, 0.0]
+    assert result.champion.tolist() == [1]
+    assert (result.accuracy, result.difference) == (0.75, 0.0)
+    expected = [[0.9 * share / 1.1 for share in (0.5, 0.75, 0.0)]]
+    torch.testing.assert_close(result.individuals, torch.tensor(expected, dtype=torch.float64))
+
+
 def test_many_images_are_counted_without_overflow() -> None:
     # of the first 70,000 images, half are right only with the second candidate of class 0
     labels = torch.zeros(70_001, dtype=torch.int64)

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import toys
 from cnnsplitter.calibration import RangeCalibration
@@ -221,6 +223,34 @@ def test_other_versions_are_refused(version: Any, good: Path, tmp_path: Path) ->
     save_file(load_file(good), tmp_path / "other", {"cnnsplitter": json.dumps(manifest)})
     with pytest.raises(StorageError, match="other: has format"):
         load(tmp_path / "other")
+
+
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the most numbers of a tensor that takes memory."""
+
+    values = 0
+
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = operator(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.is_meta:
+                self.values = max(self.values, tensor.numel())
+        return result
+
+
+def test_loading_takes_no_memory_for_what_was_cut(tmp_path: Path) -> None:
+    module = toys.class_module(toys.classifier("simcnn", width=0.5), share=0.3)
+    save(module, tmp_path / "narrow")
+    narrow, full = (
+        max(tensor.numel() for tensor in model.state_dict().values())
+        for model in (module, toys.classifier("simcnn", width=0.5))
+    )
+    with Largest() as made:  # type: ignore[no-untyped-call]
+        again = load(tmp_path / "narrow")
+    assert isinstance(again, ClassModule)
+    assert made.values <= narrow < full / 2
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
