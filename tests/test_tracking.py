@@ -81,7 +81,7 @@ def test_a_failing_store_is_told_in_one_line(
         raise OSError("disk full\nand a second line")
 
     monkeypatch.setattr("mlflow.tracking.MlflowClient.log_metric", broken)
-    with pytest.raises(SettingsError, match="^MLflow: disk full; see MLFLOW_TRACKING_URI$"):
+    with pytest.raises(SettingsError, match=r"^MLflow: disk full; see MLFLOW_TRACKING_URI$"):
         MLflow(tmp_path)(Step("search", 1, 1, {"kept": 0.5}))
 
 
