@@ -25,10 +25,14 @@ patch = { targets = ["cat"] }
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A client of a new store of files, the only one that needs no server and no database."""
+    """A client of a new store of files, which is made the fastest."""
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    return client_of((tmp_path / "mlruns").as_uri(), monkeypatch)
+
+
+def client_of(place: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", place)
     pytest.importorskip("mlflow", reason="needs the extra mlflow")
     from mlflow.tracking import MlflowClient
 
@@ -52,6 +56,33 @@ def test_a_run_that_is_continued_goes_on_in_mlflow(store: Any, tmp_path: Path) -
     assert runs.keys() == {"one", "two"}
     assert history(store, runs["one"], "train weak-_2E/accuracy") == [(1, 0.25), (2, 0.5)]
     assert (tmp_path / "one" / RUN_FILE).read_text().strip() == runs["one"].info.run_id
+
+
+def continued(client: Any, folder: Path) -> list[tuple[int, float]]:
+    """Log two steps, the second of a run that goes on; return what the store has then."""
+    for done in (1, 2):
+        MLflow(folder)(Step("search", done, 2, {"kept": done / 4}))
+    (run,) = runs_in(client)
+    return history(client, run, "search/kept")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own use of SQLAlchemy
+def test_a_database_hears_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sqlalchemy", reason="needs the extra mlflow")
+    pytest.importorskip("alembic", reason="needs the extra mlflow")
+    client = client_of(f"sqlite:///{tmp_path / 'mlflow.db'}", monkeypatch)
+    assert continued(client, tmp_path / "one") == [(1, 0.25), (2, 0.5)]
+
+
+def test_a_failing_store_is_told_in_one_line(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError("disk full\nand a second line")
+
+    monkeypatch.setattr("mlflow.tracking.MlflowClient.log_metric", broken)
+    with pytest.raises(SettingsError, match=r"^MLflow: disk full; see MLFLOW_TRACKING_URI$"):
+        MLflow(tmp_path)(Step("search", 1, 1, {"kept": 0.5}))
 
 
 def test_a_place_that_cannot_be_used_is_named(

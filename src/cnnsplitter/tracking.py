@@ -45,11 +45,9 @@ class MLflow:
         Raises:
             SettingsError: MLflow cannot log to the place that it is told.
         """
-        from mlflow.exceptions import MlflowException
-
         try:
             self._log(step)
-        except MlflowException as error:
+        except Exception as error:  # each kind of store lets the errors of its own library through
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise SettingsError(f"MLflow: {reason}; see MLFLOW_TRACKING_URI") from error
 

@@ -98,3 +98,10 @@ def test_a_file_of_its_own_has_ink_and_paper() -> None:
     assert first.tag.endswith("style")
     assert "color: #111" in (first.text or "")
     assert "prefers-color-scheme: dark" in (first.text or "")
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-4, 0.5])
+def test_ticks_tell_no_differences_that_mean_nothing(spread: float) -> None:
+    (axes,) = figures.pareto_front([0.5, 0.5 + spread], [0.9, 0.9 + spread]).axes
+    for low, high in (axes.get_xlim(), axes.get_ylim()):
+        assert high - low >= max(0.02, spread) - 1e-9

@@ -165,6 +165,22 @@ def test_print_shows_every_part(browser: Any, page: str, tmp_path: Path) -> None
     tab.emulate_media(media="print")
     assert tab.locator(".panel").count() == 4
     assert all(panel.is_visible() for panel in tab.locator(".panel").all())
+    assert tab.locator(".flips img").first.is_visible()
+    assert not tab.locator("button", has_text="Enlarge").first.is_visible()
+
+
+def test_the_share_of_kernels_is_that_of_the_class_modules(page: str) -> None:
+    assert "Each keeps 50.0\u00a0% of its kernels on average" in page
+    assert "<td>50.0\u00a0%</td>" in page
+
+
+def test_examples_of_many_images_say_so() -> None:
+    report = facts()
+    (found,) = report.evidence
+    more = found.model_copy(update={"won_count": len(found.won) + 1})
+    page = render({"a": report.model_copy(update={"evidence": [more]})})
+    assert f"put right: {len(found.won) + 1}</h3>" in page
+    assert page.count(f"{len(found.won)} of them.") == 1
 
 
 def test_a_report_without_sensitivity_has_one_figure_less(page: str) -> None:

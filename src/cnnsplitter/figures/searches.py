@@ -6,6 +6,7 @@ from itertools import accumulate
 from typing import Protocol
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cnnsplitter.figures.style import AFTER, BEFORE, grid, heat_map, percent, styled
 from cnnsplitter.sensitivity import Sensitivity
@@ -88,6 +89,7 @@ def search_progress(history: Sequence[Measured]) -> Figure:
         place.plot(steps[returned], curve[returned], "o", color=BEFORE)
         place.set_title(title)
         place.set_xlabel("step (dot: returned)")
+        place.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         percent(place, y=True)
     return figure
 
@@ -142,5 +144,6 @@ def pareto_front(
     if chosen is not None:
         place.plot(costs[chosen], accuracies[chosen], "o", color=BEFORE)
     place.set(xlabel=f"share of the strong model's {cost}", ylabel="accuracy")
+    place.xaxis.set_major_locator(MaxNLocator(5))
     percent(place, x=True, y=True)
     return figure

@@ -36,6 +36,7 @@ _STYLE: Any = {
     "xtick.color": _INK,
     "ytick.color": _INK,
 }
+_LEAST = 0.02
 _LABELLED = 200
 """Heat maps of more cells show no numbers: they would not be readable."""
 
@@ -58,11 +59,13 @@ def grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, 
 
 
 def percent(axes: Axes, *, x: bool = False, y: bool = False) -> None:
-    """Write the ticks of shares between 0 and 1 in per cent."""
-    if x:
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    if y:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    """Write the ticks of shares between 0 and 1 in per cent; show two points at the least."""
+    for axis in [axes.xaxis] * x + [axes.yaxis] * y:
+        axis.set_major_formatter(PercentFormatter(1.0))
+        low, high = axis.get_view_interval()
+        missing = max(0.0, _LEAST - (high - low))
+        # Ticks would tell differences that mean nothing.
+        axis.set_view_interval(low - missing / 2, high + missing / 2, ignore=True)
 
 
 def heat_map(

@@ -25,6 +25,15 @@ CHANGES = {
 }
 
 
+_MODULES = {
+    "kept_kernels": "kernels kept",
+    "kept_parameters": "parameters kept",
+    "kept_macs": "multiply-adds kept",
+    "overlap": "mean overlap",
+}
+_COSTS = {"multiply_adds": "multiply-adds", "latency_ms": "latency, ms"}
+
+
 def render(runs: Mapping[str, Report]) -> str:
     """Return a page that tells the story of each run and, of several, compares them.
 
@@ -54,11 +63,22 @@ def _story(number: int, name: str, report: Report) -> dict[str, Any]:
         "report": report,
         "settings": json.dumps(report.recipe, indent=2),
         "kept": _kept(report),
+        "modules": [_module_row(row) for row in report.modules],
+        "costs": [{_COSTS.get(key, key): row[key] for key in row} for row in report.costs],
         "search": list(_search_figures(f"Run {number + 1}", report)),
         "evidence": [
             {"facts": facts, "figures": list(_patch_figures(f"Run {number + 1}", facts))}
             for facts in report.evidence
         ],
+    }
+
+
+def _module_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        _MODULES.get(key, key): _percent(value)
+        if key in _MODULES and isinstance(value, float)
+        else value
+        for key, value in row.items()
     }
 
 
@@ -153,7 +173,8 @@ def _sensitivity(value: dict[str, Any]) -> Sensitivity:
 
 
 def _kept(report: Report) -> float:
-    return _mean([_mean(shares) for shares in report.kept])
+    shares = (row.get("kept_kernels") for row in report.modules)
+    return _mean([share for share in shares if isinstance(share, float)])
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -161,11 +182,11 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}\u00a0%"
 
 
 def _points(change: float) -> str:
-    return f"{100 * change:+.1f}"
+    return f"{100 * change:+.1f}".replace("-", "\u2212")
 
 
 def _number(value: Any) -> str:
