@@ -1,4 +1,4 @@
-"""Prints the dependencies of the default install as ``NAME==LOWEST``, one a line."""
+"""Prints the dependencies of the default install and torchvision as ``NAME==LOWEST`` lines."""
 
 import re
 import tomllib
@@ -24,4 +24,5 @@ def lowest(requirements: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     project = tomllib.loads(PROJECT.read_text())["project"]
-    print("\n".join(lowest(project["dependencies"])))
+    pins = lowest([*project["dependencies"], *project["optional-dependencies"]["torchvision"]])
+    print("\n".join(pins))

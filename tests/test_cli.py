@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import cnnsplitter
@@ -31,6 +33,24 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         raise error
 
     monkeypatch.setattr("cnnsplitter.storage.saving.load", load)
+
+
+def test_the_context_holds_paths_whatever_typer_makes_of_them() -> None:
+    app, seen = typer.Typer(), dict[str, Any]()
+
+    @app.command(cls=cli.ResultsAlone)
+    def show(
+        context: typer.Context,
+        more: Annotated[list[Path], typer.Argument()],
+        one: Annotated[Path, typer.Option()] = Path("a"),
+        none: Annotated[Path | None, typer.Option()] = None,
+    ) -> None:
+        seen.update(context.params)
+
+    for given, one in (([], Path("a")), (["--one", "d"], Path("d"))):
+        CliRunner().invoke(app, ["b", "c", *given], catch_exceptions=False)
+        assert seen == {"more": seen["more"], "one": one, "none": None}
+        assert list(seen["more"]) == [Path("b"), Path("c")]
 
 
 class TestHelp:

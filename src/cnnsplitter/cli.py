@@ -1,6 +1,7 @@
 """The command line. Commands import what they need when they run, so that ``--help`` is quick."""
 
 import errno
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -24,6 +25,7 @@ from cnnsplitter.terminal import prints_apart
 
 # The base of all errors in how a command is called; typer exports no name for it.
 _UsageError: Any = typer.BadParameter.__base__
+_PATHS = ("path", "file", "directory")
 
 
 class OneLineErrors(TyperGroup):
@@ -51,8 +53,19 @@ class ResultsAlone(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
+        for option in self.params:
+            # Older Typer gives a path to the command but leaves its text in the context.
+            kind = getattr(option, "type", None)
+            if getattr(kind, "name", "") in _PATHS and option.name in ctx.params:
+                ctx.params[option.name] = _as_paths(ctx.params[option.name])
         with prints_apart():
             return super().invoke(ctx)
+
+
+def _as_paths(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(map(_as_paths, value))
+    return Path(value) if isinstance(value, str) else value
 
 
 def _fail(text: str) -> NoReturn:

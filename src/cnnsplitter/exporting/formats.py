@@ -1,6 +1,7 @@
 """The two kinds of exported files: how each is written, run and asked what it holds."""
 
 import json
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -128,7 +129,9 @@ def _write_pt2(program: ExportedProgram, path: Path, facts: str) -> None:
 
 
 def _open_pt2(path: Path) -> Run:
-    with path.open("rb") as file:
+    with path.open("rb") as file, warnings.catch_warnings():
+        # PyTorch 2.10 wraps bytes that it copies afterwards, and warns of them.
+        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
         module = torch.export.load(file).module()
     return lambda images: module(images)
 
