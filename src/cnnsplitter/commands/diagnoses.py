@@ -52,9 +52,10 @@ def diagnose(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what a weak model is poor at, on calibration images, and which class modules help.
+    """Show what a weak model is poor at, and which patches help.
 
-    Class modules are tried on calibration images, each by a fit that has not seen it.
+    It is looked at on calibration images. Class modules are tried on them, too, each by a fit that
+    has not seen the image.
     """
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.patches.diagnosis import diagnose as examine

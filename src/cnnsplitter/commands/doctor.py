@@ -81,7 +81,7 @@ def doctor(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Tell before any search what can be selected, whether it is exact, and how long it takes."""
+    """Tell before any search what can be selected. And is it exact, and how long will it take?"""
     from cnnsplitter.doctor import SEARCH_IMAGES, examine
     from cnnsplitter.planning.measured import default_seconds
     from cnnsplitter.recipes import SearchSettings

@@ -63,7 +63,7 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate a model on the test images, alone or against another one."""
+    """Evaluate a model on the test images, or compare two models."""
     from cnnsplitter.evaluation import compare
     from cnnsplitter.evaluation import evaluate as measure
 
@@ -148,7 +148,7 @@ def inspect(
     model_arguments: ModelArguments = None,
     json: Json = False,
 ) -> None:
-    """Show what a file holds: classes, networks, selections, calibrations, how it was made."""
+    """Show what a file holds, and how it was made."""
     from cnnsplitter.exporting import is_export
     from cnnsplitter.storage.saving import describe, load
 

@@ -40,9 +40,10 @@ def export(
     model_arguments: ModelArguments = None,
     json: Json = False,
 ) -> None:
-    """Write a model to a file that runs without this package: .onnx, or .pt2 for PyTorch.
+    """Write a model to a file that runs without this package.
 
-    Before the file takes its place its scores are compared with the model's.
+    It is .onnx, or .pt2 for PyTorch. Before the file takes its place its scores are compared with
+    the model's.
     """
     require_free(out, force)
     from cnnsplitter.exporting import export as write

@@ -34,7 +34,7 @@ def bundle(
     model_arguments: ModelArguments = None,
     json: Json = False,
 ) -> None:
-    """Write a model and its card to a folder in the hub's layout, to read before it is pushed."""
+    """Write a model and its card to a folder. It is what push sends."""
     require_folder(out)
     from cnnsplitter.hub import save_folder
     from cnnsplitter.storage.saving import describe, load
@@ -68,7 +68,7 @@ def push(
     model_arguments: ModelArguments = None,
     json: Json = False,
 ) -> None:
-    """Send a model to the Hugging Face hub, logged in as `hf auth login` or HF_TOKEN say."""
+    """Send a model to the Hugging Face hub. Log in by `hf auth login` or HF_TOKEN."""
     from cnnsplitter.hub import push_to_hub
 
     terminal = Terminal(json)
@@ -93,7 +93,7 @@ def pull(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Fetch a model from the Hugging Face hub; nothing in it is run."""
+    """Fetch a model from the Hugging Face hub. Nothing in it is run."""
     require_free(out, force)
     from cnnsplitter.hub import pull_from_hub
 

@@ -89,7 +89,7 @@ def train(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train a network; run the command again to go on after a stop.
+    """Train a network. Run the command again to go on after a stop.
 
     The settings file may have a table [training] with what has no option, such as weight_decay.
     """
@@ -172,9 +172,10 @@ def adopt(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Wrap weights trained elsewhere, with their preprocessing, in a file of this package.
+    """Wrap weights trained elsewhere in a file of this package.
 
-    Class names and image size come from --data, or from --classes and --input-shape.
+    The preprocessing that they were trained with goes into it. Class names and image size come
+    from --data, or from --classes and --input-shape.
     """
     require_free(out, force)
     from cnnsplitter.models import is_factory

@@ -130,7 +130,7 @@ def patch(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Attach class modules to a weak model and show what that changes on the test images.
+    """Attach class modules to a weak model, and show the change.
 
     A patch is kept only if held-out calibration images say that it helps; where none does,
     nothing is written and the exit code is 3.
@@ -340,7 +340,7 @@ def unpatch(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Take patches away; with none left, the file written is the weak model, bit for bit.
+    """Take patches away. With none left, the file written is the weak model, bit for bit.
 
     What is left keeps the calibrations that were fitted with all patches in place.
     """

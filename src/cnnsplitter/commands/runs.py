@@ -57,7 +57,7 @@ def demo(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train, split and patch on scikit-learn's digits, offline, in about a minute."""
+    """Train, split and patch on small digits, offline, in a minute."""
     from cnnsplitter.recipes import load_recipe
 
     work = _Work(load_recipe("demo"), out, {}, force=force, dry_run=dry_run)
@@ -93,7 +93,7 @@ def run(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run a recipe from training to the patch report; run it again to go on where it stopped."""
+    """Run a recipe from training to the patch report. Run it again to go on after a stop."""
     from cnnsplitter.recipes import load_recipe
 
     wanted = load_recipe(recipe, trust_code=trust_code).adapted(
@@ -187,7 +187,7 @@ def report(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Write the report of a run, or compare several, as one HTML page."""
+    """Write the report of runs as one HTML page. Several are compared."""
     wanted = [path for path in (out, picture) if path is not None]
     for path in wanted:
         require_free(path, force)

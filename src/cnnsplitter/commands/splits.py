@@ -137,7 +137,7 @@ def sensitivity(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure how much accuracy each layer costs when it keeps fewer kernels."""
+    """Measure what it costs if a layer keeps fewer kernels."""
     require_free(out, force)
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.results import write_json
@@ -218,7 +218,7 @@ def split(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Split a strong model into class modules; run it again to go on after a stop.
+    """Split a strong model into class modules. Run it again to go on after a stop.
 
     The settings file may have a table named after the search with what has no option, such as
     mutation in [genetic].
