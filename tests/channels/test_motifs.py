@@ -1,6 +1,7 @@
 """Small networks, each with one odd motif: masked equals cut, or the channels are frozen."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -118,6 +119,10 @@ def stacked(net: Toy, x: Tensor) -> Tensor:
     return torch.stack([x, net.conv(x)], dim=1).amax(1)
 
 
+def one_behind_the_other(net: Toy, x: Tensor) -> Tensor:
+    return torch.stack([x, net.conv(x)], dim=1).flatten(1, 2)
+
+
 def narrowed(net: Toy, x: Tensor) -> Tensor:
     return net.conv(x).narrow(1, 0, net.part)
 
@@ -173,6 +178,7 @@ def position(net: Toy, x: Tensor) -> Tensor:
         (flipped, None),
         (flipped_only, 16),
         (stacked, 8),
+        (one_behind_the_other, 16),
         (narrowed, 8 + 3),
         (shuffled, None),
         (pixels_to_channels, 16),
@@ -187,6 +193,34 @@ def position(net: Toy, x: Tensor) -> Tensor:
 def test_right_or_frozen(between: Forward, units: int | None) -> None:
     channels = check(Toy(between))
     assert units is None or channels.unit_count == units, channels.frozen
+
+
+def crossed(parts: Sequence[Tensor]) -> Tensor:
+    """One part in the place of another, so that channels do not stay where they were."""
+    return torch.cat([torch.relu(part) for part in reversed(parts)], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("between", "sizes", "units"),
+    [
+        (lambda net, x: crossed(net.conv(x).chunk(2, 1)), {}, 8 + 4),
+        (lambda net, x: crossed(net.conv(x).split(net.size, 1)), {"size": 4}, 8 + 4),
+        (lambda net, x: crossed(net.conv(x).split(net.whole // 2, 1)), {"whole": 8}, 8 + 4),
+        (lambda net, x: crossed(net.conv(x).split(net.sizes, 1)), {"sizes": [2, 6]}, 16),
+        (lambda net, x: crossed(net.conv(x).split((net.a, net.b), 1)), {"a": 2, "b": 6}, 16),
+        (lambda net, x: crossed(net.conv(x).split(4, 1)), {}, 8),
+        (lambda net, x: crossed(net.conv(x).split([2, 6], 1)), {}, 8),
+        (lambda net, x: crossed(net.conv(x).split(net.part, 1)), {}, 8),
+    ],
+    ids=["chunks", "size", "whole", "list", "two", "by number", "by numbers", "with a rest"],
+)
+def test_parts_need_their_sizes_as_attributes(
+    between: Forward, sizes: dict[str, Any], units: int
+) -> None:
+    net = Toy(between)
+    vars(net).update(sizes)
+    channels = check(net)
+    assert channels.unit_count == units, channels.frozen
 
 
 @settings(max_examples=6)
@@ -272,3 +306,23 @@ class Shared(nn.Module):
 def test_a_weight_of_two_modules_ties_their_kernels(apart: bool, units: int) -> None:
     channels = check(Shared(apart=apart))
     assert channels.unit_count == units
+
+
+class Statistics(nn.Module):
+    """Two norms with one mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 6, 1)
+        self.first, self.second = nn.BatchNorm2d(6), nn.BatchNorm2d(6)
+        self.head = nn.Linear(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [self.first(self.left(x)), self.second(self.right(x))]
+        return self.head(torch.relu(torch.cat(parts, 1)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_two_norms_with_one_mean_are_cut_apart() -> None:
+    net = Statistics().double()  # Another type would give each a mean of its own.
+    net.second.running_mean = net.first.running_mean
+    assert check(net).unit_count in (6, 12)
