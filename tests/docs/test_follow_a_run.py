@@ -20,7 +20,7 @@ def test_the_commands_run() -> None:
     for folder in ("runs", "experiments"):
         Path(folder).mkdir()
     plan, *listings = PAGE.calls[:3]
-    assert "genes" in succeed(*plan).out
+    assert "units" in succeed(*plan).out
     assert "holds no run" in succeed(*listings[0]).out
     assert succeed(*listings[1]).json == {"runs": []}
 
