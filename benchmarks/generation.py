@@ -56,17 +56,20 @@ def plain_tournament(scores: Tensor, labels: Tensor, rules: Rules, generator: Ge
         members = torch.full((population, classes), -1)
         members[:, owner] = torch.arange(population)
         teams.append(members)
-    while len(teams) > 1:
-        merged = []
-        for left, right in zip(teams[::2], teams[1::2], strict=False):
-            pairs = torch.cat([torch.maximum(a, right) for a in left])
-            accuracy = torch.tensor([plain_accuracy(scores, labels, pair) for pair in pairs])
-            passed = int((accuracy >= rules.threshold(int((pairs[0] >= 0).sum()))).sum())
-            order = torch.randperm(len(pairs), generator=generator)
-            best = order[accuracy[order].argsort(descending=True, stable=True)]
-            merged.append(pairs[best[: min(max(passed, rules.least), rules.most)]])
-        teams = merged + (teams[-1:] if len(teams) % 2 else [])
-    return teams[0]
+
+    def unite(some: list[Tensor]) -> Tensor:
+        if len(some) == 1:
+            return some[0]
+        half = max(2**power for power in range(len(some)) if 2**power < len(some))
+        left, right = unite(some[:half]), unite(some[half:])
+        pairs = torch.cat([torch.maximum(a, right) for a in left])
+        accuracy = torch.tensor([plain_accuracy(scores, labels, pair) for pair in pairs])
+        passed = int((accuracy >= rules.threshold(int((pairs[0] >= 0).sum()))).sum())
+        order = torch.randperm(len(pairs), generator=generator)
+        best = order[accuracy[order].argsort(descending=True, stable=True)]
+        return pairs[best[: min(max(passed, rules.least), rules.most)]]
+
+    return unite(teams)
 
 
 def merges(classes: int, population: int, most: int) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ import toys
 from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.errors import DataError, ModelError, SettingsError
-from cnnsplitter.finetuning import FineTuning, fine_tune
+from cnnsplitter.finetuning import RATES, FineTuning, fine_tune
 from cnnsplitter.inference import predict
 from cnnsplitter.progress import Step
 from cnnsplitter.splitting import trace
@@ -39,6 +39,29 @@ def test_scores_come_nearer_to_the_strong_logits(strong: Classifier) -> None:
     )
     for key, module in modules.items():
         assert distance(strong, tuned[key]) < 0.7 * distance(strong, module)
+
+
+def faint() -> Classifier:
+    """Weights of the size of a step of Adam, which it therefore destroys."""
+    strong = toys.classifier("lenet5", width=1.0)
+    with torch.no_grad():
+        for parameter in list(strong.parameters())[-2:]:
+            parameter.mul_(1e-4)
+    return strong
+
+
+@pytest.mark.parametrize(
+    ("strong", "chosen"),
+    [(normed(), 1e-3), (toys.classifier("lenet5", width=1.0), 1e-3), (faint(), 3e-5)],
+)
+def test_without_batch_norms_the_rate_is_tried_out(strong: Classifier, chosen: float) -> None:
+    modules, data = {"cat": toys.class_module(strong)}, toys.image_set(300)
+    own, given, highest = (
+        fine_tune(modules, strong, data, FineTuning(batch_size=20, learning_rate=rate), seed=0)
+        for rate in (None, chosen, RATES[0])
+    )
+    assert distance(strong, own["cat"]) == distance(strong, given["cat"])
+    assert distance(strong, own["cat"]) <= distance(strong, highest["cat"])
 
 
 def test_inputs_are_left_as_they_were_and_metadata_stays() -> None:

@@ -64,9 +64,7 @@ def tune(
         The tuned networks, and a row of accuracies for every stage, the first without tuning, on
         some of the search and of the calibration images.
     """
-    from cnnsplitter.finetuning import FineTuning, fine_tune
     from cnnsplitter.recalibration import has_batch_norm, recalibrate
-    from cnnsplitter.splitting import limited
 
     options, modules, stages = context.params, dict(modules), Stages()
 
@@ -88,16 +86,12 @@ def tune(
     elif "recalibrate" in wanted:
         terminal.note("nothing to recalibrate: the strong model has no batch norm")
     if "fine-tune" in wanted:
-        settings = FineTuning(epochs=options["finetune_epochs"])
-        modules = fine_tune(
-            modules,
-            strong,
-            limited(images.train, options["finetune_images"] or FINETUNE_IMAGES, options["seed"]),
-            settings,
-            seed=options["seed"],
-            progress=terminal.progress,
-        )
+        before, modules = modules, _fine_tuned(context, modules, strong, images, terminal)
         note("fine-tuned")
+        if stages[-1]["search_accuracy"] < stages[-2]["search_accuracy"]:
+            terminal.note("fine-tuning lowered the accuracy: what was there before it is written")
+            modules = before
+            stages.append({**stages[-2], "stage": f"{stages[-2]['stage']}, kept"})
     return modules, stages
 
 
@@ -109,6 +103,27 @@ def _compensated(
 
     channels = trace(strong, **tracing(context))
     return compensate(modules, strong, channels, images.train, seed=context.params["seed"])
+
+
+def _fine_tuned(
+    context: typer.Context,
+    modules: Mapping[str, M],
+    strong: "Classifier",
+    images: "Splits",
+    terminal: Terminal,
+) -> dict[str, M]:
+    from cnnsplitter.finetuning import FineTuning, fine_tune
+    from cnnsplitter.splitting import limited
+
+    options = context.params
+    return fine_tune(
+        modules,
+        strong,
+        limited(images.train, options["finetune_images"] or FINETUNE_IMAGES, options["seed"]),
+        FineTuning(epochs=options["finetune_epochs"]),
+        seed=options["seed"],
+        progress=terminal.progress,
+    )
 
 
 def _accuracies(model: "nn.Module", images: "Splits", seed: int) -> dict[str, float]:
