@@ -145,7 +145,7 @@ def test_it_runs_without_any_extra_and_beside_a_broken_torchvision(empty: Path) 
 
     (packages,) = empty.glob("lib/python*/site-packages")
     (packages / "torchvision.py").write_text(BROKEN)
-    assert " genes, each of which" in run(program, "demo", "--dry-run", cwd=empty)
+    assert " units, each of which" in run(program, "demo", "--dry-run", cwd=empty)
     told = run(program, "train", "lenet5", "--data", "mnist", "--out", "x", cwd=empty, code=2)
     assert "pip install 'cnnsplitter[torchvision]'" in told
 
