@@ -34,7 +34,9 @@ def split_steps(
 ) -> tuple[Row, ...]:
     """Return the steps of a split, timed by a few forward passes."""
     train = min(len(data.train), IMPORTANCE_IMAGES)
-    timed = search if isinstance(search, GeneticSearch) else GeneticSearch()
+    # Only what one image costs is asked for other searches, so their tournament is the smallest.
+    least = GeneticSearch(population=2, parents=2, elites=1, generations=1)
+    timed = search if isinstance(search, GeneticSearch) else least
     found = estimate_split(
         strong,
         channels,
