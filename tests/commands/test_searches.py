@@ -1,6 +1,5 @@
 """``split`` with other searches, with tuning, and for a sub-task."""
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -87,26 +86,6 @@ def test_fine_tuning_is_reported_apart_from_the_plain_result(shop: Shop, tmp_pat
     assert set(made["metrics"]) == set(figures)
     assert made["metrics"]["composed_accuracy"] == result["composed_accuracy"]
     assert "fine-tuned" in outcome.out
-
-
-def test_fine_tuning_that_lowers_the_accuracy_is_not_kept(
-    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def spoil(modules: dict[str, ClassModule], *_: Any, **__: Any) -> dict[str, ClassModule]:
-        spoilt = copy.deepcopy(modules)
-        for module in spoilt.values():
-            for parameter in module.parameters():
-                parameter.data.neg_()
-        return spoilt
-
-    monkeypatch.setattr("cnnsplitter.finetuning.fine_tune", spoil)
-    options = ("--search", "importance", "--out")
-    plain = succeed(*split(shop, *options, tmp_path / "plain", "--json")).json
-    outcome = succeed(*split(shop, *options, tmp_path / "tuned", "--finetune-epochs", 1))
-    assert "fine-tuning lowered the accuracy" in outcome.err
-    result = json.loads((tmp_path / "tuned" / "split.json").read_text())
-    assert [row["stage"] for row in result["tuning"]] == ["plain", "fine-tuned", "plain, kept"]
-    assert result["composed_accuracy"] == plain["composed_accuracy"]
 
 
 def test_recalibration_is_reported_too(shop: Shop, tmp_path: Path) -> None:
