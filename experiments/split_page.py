@@ -33,7 +33,9 @@ generation in which that is used up.
 ± is the standard deviation over seeds. The test images are drawn at random, the same ones for
 every row, and were not looked at while settings were chosen. That class modules are fine-tuned at
 all was decided after the other rows had been seen, its settings before its own; that more images
-are worth trying was seen on the rows with fewer.
+are worth trying was seen on the rows with fewer. A first fine-tuning of the SimCNN, at the ResNet's
+learning rate, gave 17.0 % on the test images; since then networks without batch norms try rates out
+on their training images.
 """
 TITLES = (
     *("kernels", "search", "after the cut", "seeds", "points", "composed"),
