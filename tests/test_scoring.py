@@ -2,16 +2,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
 
 import cnnsplitter.scoring
 import toys
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.classifier import Classifier
-from cnnsplitter.data import ImageSet
+from cnnsplitter.data import ImageSet, load_data
+from cnnsplitter.inference import predict
+from cnnsplitter.models import build_model
 from cnnsplitter.objective import composed_accuracy
 from cnnsplitter.scoring import CutScorer
 from cnnsplitter.selection import Selection
+from cnnsplitter.splitting import as_classifier
 from cnnsplitter.surgery import masked_forward
+from cnnsplitter.training import Training, train
 from strategies import Spec, build, specs
 
 CLASSES = ("a", "b", "c", "d")
@@ -70,6 +76,42 @@ def test_no_more_images_are_held_than_a_batch(monkeypatch: pytest.MonkeyPatch) -
     keep = channels.full_selection().keep.expand(3, -1)
     CutScorer(strong, channels, data, batch_size=8)(torch.arange(3), keep)
     assert sizes == [8, 8, 8, 8, 8, 8, 2]
+
+
+def test_early_precision_counts_only_where_a_number_of_images_is_given() -> None:
+    strong, data = toys.classifier("resnet20", classes=CLASSES), toys.image_set(30, classes=CLASSES)
+    channels = toys.traced(strong)
+    keep = channels.full_selection().keep[None]
+    exact, rough = (
+        CutScorer(strong, channels, data, early_precision=precision)
+        for precision in ("float32", "bfloat16")
+    )
+    owner = torch.tensor([2])
+    assert torch.equal(rough(owner, keep), exact(owner, keep))
+    rounded = rough(owner, keep, 30)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact(owner, keep, 30))
+    expected = predict(strong, data, batch_size=64, precision="bfloat16")[:, 2]
+    torch.testing.assert_close(rounded[0], expected, rtol=0.05, atol=0.05)
+
+
+def test_early_precision_ranks_candidates_as_float32_does() -> None:
+    """By how well their scores tell their class from the others."""
+    digits = load_data("digits", seed=0)
+    net, _ = build_model("lenet5", len(digits.classes), digits.input_shape)
+    strong = as_classifier(net, digits)
+    strong = train(strong, digits.train, None, Training(epochs=3), seed=0).classifier
+    channels, data = toys.traced(strong), digits.search
+    owner, keep = candidates(channels, 24)
+    owner = owner % len(data.classes)
+    scorer = CutScorer(strong, channels, data, early_precision="bfloat16")
+    own = data.labels == owner[:, None]
+
+    def separation(scores: torch.Tensor) -> list[float]:
+        return [roc_auc_score(y, s) for y, s in zip(own, scores, strict=True)]
+
+    exact, rough = separation(scorer(owner, keep)), separation(scorer(owner, keep, len(data)))
+    assert spearmanr(exact, rough).statistic > 0.99
 
 
 def test_composed_accuracy() -> None:

@@ -29,6 +29,7 @@ from cnnsplitter.splitting import (
     Split,
     as_classifier,
     class_modules,
+    early_precision,
     limited,
     search_set,
     split,
@@ -89,6 +90,19 @@ def test_early_generations_of_a_split_see_all_classes_alike(
         assert ((first - count * shares).abs() <= 1).all()
     result = split(strong, digits, search=search, seed=3, search_images=60).result
     assert [entry.early for entry in result.history] == [True, True, False]
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_early_generations_use_what_the_device_computes_in(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnnsplitter.inference.native_bfloat16", lambda _: native)
+    strong = toys.classifier("lenet5")
+    assert early_precision(SEARCH, strong) == ("bfloat16" if native else "float32")
+    assert early_precision(GradientSearch(), strong) == "float32"
+    for precision in ("float32", "bfloat16"):
+        told = SEARCH.model_copy(update={"early_precision": precision})
+        assert early_precision(told, strong) == precision
 
 
 def test_only_gradient_searches_score_fewer_images_than_there_are_unless_told() -> None:

@@ -292,7 +292,7 @@ def test_automatic_precision_follows_the_processor(
     settings = Training(epochs=1, batch_size=16)
     results = {}
     for native in (False, True):
-        monkeypatch.setattr("cnnsplitter.training.native_bfloat16", lambda _, n=native: n)
+        monkeypatch.setattr("cnnsplitter.inference.native_bfloat16", lambda _, n=native: n)
         results[native] = train(_classifier(), data, None, settings, seed=0).classifier
     for native, name in ((False, "float32"), (True, "bfloat16")):
         fixed = Training(epochs=1, batch_size=16, precision=name)  # type: ignore[arg-type]

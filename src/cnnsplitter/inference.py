@@ -14,6 +14,8 @@ from cnnsplitter.nets import eval_mode
 
 T = TypeVar("T")
 Precision = Literal["float32", "bfloat16"]
+WantedPrecision = Literal["auto", "float32", "bfloat16"]
+"""``auto`` is bfloat16 where the device computes in it natively."""
 
 
 @contextmanager
@@ -46,6 +48,13 @@ def native_bfloat16(device: torch.device) -> bool:
         return False
     # PyTorch has no public name for these two processor features yet.
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def precision_on(device: torch.device, wanted: WantedPrecision) -> Precision:
+    """Return what ``wanted`` means on ``device``."""
+    if wanted == "auto":
+        return "bfloat16" if native_bfloat16(device) else "float32"
+    return wanted
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:

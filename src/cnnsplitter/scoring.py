@@ -12,7 +12,7 @@ from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.cutting import narrow_copy
 from cnnsplitter.classifier import Classifier, logits_of
 from cnnsplitter.data import ImageSet
-from cnnsplitter.inference import device_of, in_parts, one_thread, predict
+from cnnsplitter.inference import Precision, device_of, in_parts, one_thread, predict
 from cnnsplitter.nets import eval_mode
 
 NETS_AT_ONCE = 16
@@ -35,12 +35,15 @@ class CutScorer:
         channels: Channel map of ``strong.net``.
         data: The search images.
         batch_size: Images at a time.
+        early_precision: Of convolutions and matrix products where ``images`` is given, as the early
+            generations of a search do; everything else is float32.
     """
 
     strong: Classifier
     channels: ChannelMap
     data: ImageSet
     batch_size: int = 64
+    early_precision: Precision = "float32"
 
     def __call__(self, owner: Tensor, keep: Tensor, images: int | None = None) -> Tensor:
         """Score candidates.
@@ -54,11 +57,14 @@ class CutScorer:
             float32[k, n], the owner's logit for each of the n images.
         """
         data = self.data if images is None else self.data.take(torch.arange(images))
+        bfloat16 = images is not None and self.early_precision == "bfloat16"
         threads = torch.get_num_threads() if self.device.type == "cpu" else 1
         scores = torch.empty(len(owner), len(data))
 
         def fill(part: slice) -> None:
-            scores[part] = self._score(owner[part], keep[part], data)
+            # which precision is used is each thread's own
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+                scores[part] = self._score(owner[part], keep[part], data)
 
         parts = equal_parts(len(owner), threads)
         with eval_mode(self.strong), one_thread():

@@ -25,6 +25,7 @@ from cnnsplitter.importance import (
     require_every_class,
     uniform_importance,
 )
+from cnnsplitter.inference import Precision, device_of, precision_on
 from cnnsplitter.masked_scoring import MaskedImages
 from cnnsplitter.objective import jaccard
 from cnnsplitter.progress import Progress, silent
@@ -198,7 +199,8 @@ def split(
     require_layers(search, sensitivity, channels)
     _require_start(start, channels)
     known = importance_for(search, classifier, channels, data.train, seed, progress, importance)
-    scorer = CutScorer(classifier, channels, images)
+    early = early_precision(search, classifier)
+    scorer = CutScorer(classifier, channels, images, early_precision=early)
     with (engine or InProcess()).spread(scorer) as run:
         masked = MaskedImages(classifier, channels, limited(data.train, GRADIENT_IMAGES, seed))
         problem = _problem(scorer, run, masked, search, known, sensitivity, start, progress)
@@ -325,6 +327,12 @@ def search_set(search: Search, images: ImageSet, most: int | None, seed: int) ->
     rank = class_ranks(images.labels, torch.arange(len(images)))
     depth = (rank + 0.5) / images.counts()[images.labels]
     return images.take(depth.argsort(stable=True))
+
+
+def early_precision(search: Search, strong: Classifier) -> Precision:
+    """Return the precision in which early generations, if there are any, run ``strong``."""
+    wanted = search.early_precision if isinstance(search, GeneticSearch) else "float32"
+    return precision_on(device_of(strong), wanted)
 
 
 def limited(images: ImageSet, most: int | None, seed: int) -> ImageSet:

@@ -19,10 +19,10 @@ from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError, ModelError, SettingsError
 from cnnsplitter.inference import (
-    Precision,
+    WantedPrecision,
     device_of,
     in_more_parts,
-    native_bfloat16,
+    precision_on,
     predict,
     to_device,
 )
@@ -66,7 +66,7 @@ class Training(BaseModel):
     flip: bool = False
     shift: int = Field(default=0, ge=0)
     patience: int = Field(default=0, ge=0)
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: WantedPrecision = "auto"
 
     @classmethod
     def strong(cls, epochs: int = 30) -> "Training":
@@ -234,7 +234,7 @@ def _gradient(
 ) -> tuple[Tensor, Tensor]:
     """Set the gradient of the mean loss; return that and the number of right answers."""
     count, device = sum(map(len, images)), images[0].device
-    bfloat16 = _precision(settings, device) == "bfloat16"
+    bfloat16 = precision_on(device, settings.precision) == "bfloat16"
     total, right = torch.zeros((), device=device), torch.zeros((), device=device)
     run.optimizer.zero_grad()
     for part, own in zip(images, labels, strict=True):
@@ -260,14 +260,8 @@ def _augment(images: Tensor, settings: Training, generator: torch.Generator) -> 
 
 
 def _accuracy(model: Classifier, data: ImageSet, settings: Training) -> float:
-    logits = predict(model, data, precision=_precision(settings, device_of(model)))
+    logits = predict(model, data, precision=precision_on(device_of(model), settings.precision))
     return (logits.argmax(dim=1) == data.labels).float().mean().item()
-
-
-def _precision(settings: Training, device: torch.device) -> Precision:
-    if settings.precision == "auto":
-        return "bfloat16" if native_bfloat16(device) else "float32"
-    return settings.precision
 
 
 def _is_finished(run: TrainingRun, settings: Training) -> bool:

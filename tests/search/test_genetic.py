@@ -68,8 +68,19 @@ def test_early_generations_run_the_first_images() -> None:
 
 def test_early_images_that_are_all_images_change_nothing() -> None:
     problem = planted_problem(ToyChannels((10, 10)))
-    many = small_search(4, early_generations=2, early_images=1000).run(problem, seed=0)
+    all_images = {"early_images": 1000, "early_precision": "float32"}
+    many = small_search(4, early_generations=2, **all_images).run(problem, seed=0)
     assert_same(many, small_search(4).run(problem, seed=0))
+
+
+def test_early_generations_in_bfloat16_run_all_images() -> None:
+    """They can be told from others only by the number of images, which is given."""
+    problem = planted_problem(ToyChannels((10, 10)))
+    search = small_search(4, early_generations=2, early_precision="bfloat16")
+    result = search.run(problem, seed=0)
+    assert planted(problem).images == [160, 160, None, None]
+    assert [entry.early for entry in result.history] == [True, True, False, False]
+    assert result.history[2].evaluations == result.history[1].evaluations + 4 * search.elites
 
 
 def test_early_images_without_a_class_are_refused() -> None:

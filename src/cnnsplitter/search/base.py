@@ -21,7 +21,8 @@ class Scorer(Protocol):
         Args:
             owner: int64[k], the index of each module's class.
             keep: bool[k, units].
-            images: Run only so many, the first ones; only searches with early generations do.
+            images: Run only so many, the first ones, and as roughly as the scorer is set to; only
+                searches with early generations do.
         """
         ...
 

@@ -103,9 +103,10 @@ class _Evolution:
         self.genes = GeneMap.build(problem.channels.groups, problem.importance)
 
     def _early_images(self) -> int | None:
-        """Return how many images early generations see, None for all."""
-        first = self.problem.labels[: self.settings.early_images]
-        if not len(first) or len(first) == len(self.problem.labels):
+        """Return how many images early generations see, None where none is any rougher."""
+        settings, labels = self.settings, self.problem.labels
+        first = labels[: settings.early_images or None]
+        if len(first) == len(labels) and settings.early_precision == "float32":
             return None
         counts = first.bincount(minlength=len(self.problem.classes))
         for name, count in zip(self.problem.classes, counts.tolist(), strict=True):
@@ -132,14 +133,15 @@ class _Evolution:
     def next_state(self, state: SearchState | None, seed: int) -> SearchState:
         """Return the state after one more generation, the first if there is none yet."""
         generator = torch.Generator()
+        history = () if state is None else state.history
+        early = self.early is not None and len(history) < self.settings.early_generations
         if state is None:
             generator.manual_seed(seed)
             brood, known = self._start(generator), None
         else:
             generator.set_state(state.random)
-            brood, known = self._breed(state, generator)
-        history = () if state is None else state.history
-        early = self.early is not None and len(history) < self.settings.early_generations
+            brood = self._breed(state, generator)
+            known = state.elite_scores if history[-1].early == early else None
         scores, evaluations = self._score(brood, known, self.early if early else None)
         result = self._compete(brood, scores, history, generator)
         generation = self._record(result, len(history), evaluations, early)
@@ -178,8 +180,8 @@ class _Evolution:
         mutants = mutate(known, self.settings.mutation, self.settings.mutation_kind, generator)
         return torch.cat([known[:, :1], mutants[:, 1:], genes[:, half:]], dim=1)
 
-    def _breed(self, state: SearchState, generator: torch.Generator) -> tuple[Brood, Tensor]:
-        """Return the next population and the scores of its elites."""
+    def _breed(self, state: SearchState, generator: torch.Generator) -> Brood:
+        """Return the next population, the elites first."""
         chosen = self.settings
         elites = choose_elites(state.fitness, state.champion, chosen.elites)
         parents = choose_parents(state.fitness, chosen.parents, generator)
@@ -188,8 +190,7 @@ class _Evolution:
         )
         children = mutate(children, chosen.mutation, chosen.mutation_kind, generator)
         genes = torch.cat([_individuals(state.genes, elites), children], dim=1)
-        brood = self._make_new(genes, chosen.elites, state.seen, generator)
-        return brood, state.elite_scores
+        return self._make_new(genes, chosen.elites, state.seen, generator)
 
     def _make_new(
         self, genes: Tensor, elites: int, seen: frozenset[bytes], generator: torch.Generator
@@ -206,16 +207,13 @@ class _Evolution:
     def _score(self, brood: Brood, known: Tensor | None, early: int | None) -> tuple[Tensor, int]:
         """Return float32[classes, population, n], and how many selections were run for it.
 
-        Those are the fresh ones, and elites whose scores ``known`` are on other images.
+        Those are the fresh ones, and the elites where their scores are not ``known``.
         """
-        images = early or len(self.problem.labels)
-        scores, run = torch.zeros(*brood.fresh.shape, images), brood.fresh.clone()
+        original = brood.source == torch.arange(brood.source.shape[1])
+        scores = torch.zeros(*original.shape, early or len(self.problem.labels))
+        run = original if known is None else brood.fresh
         if known is not None:
-            elites = slice(known.shape[1])
-            if known.shape[2] == images:
-                scores[:, elites] = known
-            else:
-                run[:, elites] = True
+            scores[:, : known.shape[1]] = known
         owner = run.nonzero()[:, 0]
         if len(owner):
             ways = {} if early is None else {"images": early}
@@ -226,7 +224,7 @@ class _Evolution:
                     "weights and the search images"
                 )
             scores[run] = new.float()
-        copies = brood.source != torch.arange(brood.source.shape[1])
+        copies = ~original
         scores[copies] = scores[copies.nonzero()[:, 0], brood.source[copies]]
         return scores, len(owner)
 

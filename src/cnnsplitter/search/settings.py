@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cnnsplitter.errors import require_known
+from cnnsplitter.inference import WantedPrecision
 from cnnsplitter.objective import Objective
 from cnnsplitter.search.base import SearchProblem, UnitMap
 from cnnsplitter.search.operators import MutationKind
@@ -37,9 +38,11 @@ class GeneticSettings(BaseModel):
         start_ratios: Group name to the keep-ratios of the start population, or the published form
             by numbers of convolutions; None takes the problem's, as do groups that are not named.
         patience: Stop after so many generations without a better one; 0 never stops early.
-        early_generations: So many generations at the beginning see a part of the search images;
-            the best ensemble is chosen among the later ones.
-        early_images: How many images that part has, in the same proportions of classes.
+        early_generations: So many generations at the beginning are rougher: they see a part of the
+            search images, or run in bfloat16; the best ensemble is chosen among the later ones.
+        early_images: How many images that part has, in the same proportions of classes; 0 for all.
+        early_precision: In which early generations run; ``auto`` is bfloat16 where the device
+            computes in it natively. Later generations run in float32.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +66,7 @@ class GeneticSettings(BaseModel):
     patience: int = Field(default=0, ge=0)
     early_generations: int = Field(default=0, ge=0)
     early_images: int = Field(default=0, ge=0)
+    early_precision: WantedPrecision = "auto"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -70,8 +74,10 @@ class GeneticSettings(BaseModel):
             raise ValueError(f"elites ({self.elites}) must be fewer than population")
         if self.parents > self.population:
             raise ValueError(f"parents ({self.parents}) must be at most population")
-        if (self.early_generations == 0) != (self.early_images == 0):
-            raise ValueError("early_generations and early_images go together: give both")
+        if self.early_images and not self.early_generations:
+            raise ValueError("early_images needs early_generations: give both")
+        if self.early_generations and not self.early_images and self.early_precision == "float32":
+            raise ValueError("early_generations needs early_images or another early_precision")
         if self.early_generations >= self.generations:
             raise ValueError(
                 f"early_generations ({self.early_generations}) must be fewer than generations"

@@ -27,6 +27,7 @@ from cnnsplitter.splitting import (
     Units,
     Unknown,
     as_classifier,
+    early_precision,
     importance_for,
     limited,
     require_layers,
@@ -103,6 +104,7 @@ class MarginScorer(CutScorer):
         channels: Channel map of ``strong.net``.
         data: The search images of these classes.
         batch_size: Images at a time.
+        early_precision: See ``CutScorer``.
     """
 
     def whole(self) -> Tensor:
@@ -166,7 +168,9 @@ def subtask(
     channels = trace(restricted, units=units, unknown=unknown)
     require_layers(search, None, channels)
     known = importance_for(search, restricted, channels, data.train, seed, progress, importance)
-    scorer = MarginScorer(restricted, channels, images)
+    scorer = MarginScorer(
+        restricted, channels, images, early_precision=early_precision(search, restricted)
+    )
     masked = MaskedImages(restricted, channels, limited(data.train, GRADIENT_IMAGES, seed))
     with (engine or InProcess()).spread(scorer) as run:
         problem = margin_problem(scorer, merged(known), search, progress, run, masked)
