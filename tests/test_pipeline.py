@@ -22,7 +22,7 @@ from cnnsplitter.patches.patching import PatchedModel
 from cnnsplitter.pipeline import Run, save_modules
 from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.recipes import Recipe, SearchSettings, load_recipe
-from cnnsplitter.results import read_json
+from cnnsplitter.results import read_json, write_json
 from cnnsplitter.search import Generation, GeneticSearch, SearchResult
 from cnnsplitter.splitting import Split
 from cnnsplitter.storage.saving import describe, load_as
@@ -260,6 +260,21 @@ def test_a_folder_of_another_recipe_is_refused(whole: Path, places: dict[str, st
     with pytest.raises(StorageError, match="holds a run with other settings"):
         Run(small(seed=1), whole, places).prepare()
     assert contents(whole) == before
+
+
+def test_settings_that_an_older_version_did_not_know_have_their_defaults(
+    whole: Path, places: dict[str, str], tmp_path: Path
+) -> None:
+    recipe = read_json(whole / "recipe.json")
+    assert recipe["search"].pop("units") == "conv"
+    write_json(tmp_path / "recipe.json", recipe)
+    Run(small(), tmp_path, places).prepare()
+    recipe["seed"] = 1
+    others: list[Any] = [recipe, {**recipe, "seed": "none"}, {"title": 1, "places": {}}, [], 7]
+    for broken in others:
+        write_json(tmp_path / "recipe.json", broken)
+        with pytest.raises(StorageError, match=r"holds a run with other|holds no run"):
+            Run(small(), tmp_path, places).prepare()
 
 
 def test_a_foreign_folder_is_refused_even_with_force(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.class_modules import ComposedModel, compose, require_same_shape
@@ -78,7 +79,7 @@ class Run:
                 and holds no run.
         """
         recipe = self.recipe.model_dump(mode="json") | {"places": dict(self.places)}
-        claim_folder(self.folder, recipe, force=force)
+        claim_folder(self.folder, recipe, force=force, completed=_completed)
 
     def check(self) -> None:
         """Open all data, build both networks and check targets before any long work starts.
@@ -377,3 +378,12 @@ def save_modules(found: Split, folder: Path, details: Mapping[str, Any]) -> list
         save(module, path, details=known, overwrite=True)
         files.append(str(path))
     return files
+
+
+def _completed(found: Any) -> Any:
+    """Return a saved recipe with the settings that have come since it was, if it is one."""
+    try:
+        recipe = Recipe.model_validate({name: found[name] for name in found if name != "places"})
+        return recipe.model_dump(mode="json") | {"places": found["places"]}
+    except (KeyError, TypeError, ValidationError):
+        return found

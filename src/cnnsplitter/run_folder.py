@@ -1,7 +1,7 @@
 """The folder of a run: whose it is, and what its files are called."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,13 +36,20 @@ _WRITTEN = (
 """What a run writes beside its recipe; the report first, which tells that it is finished."""
 
 
-def claim_folder(folder: Path, recipe: dict[str, Any], *, force: bool = False) -> None:
+def claim_folder(
+    folder: Path,
+    recipe: dict[str, Any],
+    *,
+    force: bool = False,
+    completed: Callable[[Any], Any] = lambda found: found,
+) -> None:
     """Make the folder of a run, or make sure that it holds a run of the same recipe.
 
     Args:
         folder: The folder.
         recipe: The recipe as JSON values.
         force: Remove what a run has written there, whatever its recipe; other files stay.
+        completed: Adds to a recipe that was found there what an older version did not write.
 
     Raises:
         StorageError: The folder holds a run of another recipe and ``force`` is not given, or is
@@ -53,7 +60,7 @@ def claim_folder(folder: Path, recipe: dict[str, Any], *, force: bool = False) -
             raise StorageError(f"{folder}: is not empty and holds no run; choose another --out")
     elif force:
         _clear(folder)
-    elif read_json(folder / RECIPE) == recipe:
+    elif completed(read_json(folder / RECIPE)) == recipe:
         return
     else:
         raise StorageError(
