@@ -1,12 +1,14 @@
-"""Images whose reading goes wrong in worker processes, and networks that cannot travel."""
+"""What goes wrong: images whose reading kills worker processes, and memory that runs out."""
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError
@@ -69,3 +71,17 @@ def damaged() -> Exception:
 
 def _all(data: ImageSet) -> Tensor:
     return data.images.read(torch.arange(len(data.images)))
+
+
+def little_memory(
+    monkeypatch: pytest.MonkeyPatch, kind: type[nn.Module], most: int, least: int
+) -> None:
+    """Let layers take so many images at once, and fewer where a gradient is wanted."""
+    forward: Callable[..., Tensor] = kind.forward
+
+    def limited(layer: nn.Module, x: Tensor) -> Tensor:
+        if len(x) > (least if torch.is_grad_enabled() else most):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(layer, x)
+
+    monkeypatch.setattr(kind, "forward", limited)

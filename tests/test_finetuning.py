@@ -1,9 +1,8 @@
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor, nn
 
+import hazards
 import toys
 from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
@@ -127,18 +126,6 @@ def test_a_sub_task_learns_all_its_logits() -> None:
 FEW = toys.image_set(40)
 
 
-def limit(monkeypatch: pytest.MonkeyPatch, kind: type[nn.Module], most: int, least: int) -> None:
-    """Let layers take so many images at once, and fewer where a gradient is wanted."""
-    forward: Callable[..., Tensor] = kind.forward
-
-    def limited(layer: nn.Module, x: Tensor) -> Tensor:
-        if len(x) > (least if torch.is_grad_enabled() else most):
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(layer, x)
-
-    monkeypatch.setattr(kind, "forward", limited)
-
-
 def states(tuned: dict[str, ClassModule]) -> list[Tensor]:
     return [tensor for module in tuned.values() for tensor in module.state_dict().values()]
 
@@ -147,7 +134,7 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) ->
     strong = toys.classifier("lenet5", width=1.0)
     modules, settings = {"cat": toys.class_module(strong)}, FineTuning(batch_size=20)
     whole = states(fine_tune(modules, strong, FEW, settings, seed=0))
-    limit(monkeypatch, nn.Conv2d, 7, 1)
+    hazards.little_memory(monkeypatch, nn.Conv2d, 7, 1)
     found = states(fine_tune(modules, strong, FEW, settings, seed=0))
     torch.testing.assert_close(found, whole, rtol=1e-3, atol=1e-5)
 
@@ -159,7 +146,7 @@ def test_what_broke_off_leaves_no_trace_in_the_statistics(monkeypatch: pytest.Mo
     found = []
     for kind in (nn.Conv2d, nn.Linear):
         with monkeypatch.context() as patched:
-            limit(patched, kind, 7, 7)
+            hazards.little_memory(patched, kind, 7, 7)
             found.append(states(fine_tune(modules, strong, FEW, QUICK, seed=0)))
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
     whole = states(fine_tune(modules, strong, FEW, QUICK, seed=0))
@@ -169,9 +156,9 @@ def test_what_broke_off_leaves_no_trace_in_the_statistics(monkeypatch: pytest.Mo
 def test_batch_norms_see_two_images_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
     strong = normed()
     modules = {"cat": toys.class_module(strong)}
-    limit(monkeypatch, nn.Conv2d, 7, 2)
+    hazards.little_memory(monkeypatch, nn.Conv2d, 7, 2)
     assert fine_tune(modules, strong, FEW, FineTuning(batch_size=8), seed=0)
-    limit(monkeypatch, nn.Conv2d, 7, 1)
+    hazards.little_memory(monkeypatch, nn.Conv2d, 7, 1)
     with pytest.raises(ModelError, match="not even 2 images fit into memory"):
         fine_tune(modules, strong, FEW, QUICK, seed=0)
 

@@ -3,10 +3,11 @@ import torch
 from hypothesis import given, settings
 from torch import nn
 
+import hazards
 import toys
 from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
-from cnnsplitter.errors import DataError
+from cnnsplitter.errors import DataError, ModelError
 from cnnsplitter.recalibration import has_batch_norm, norms_of, recalibrate
 from strategies import Spec, build, specs
 
@@ -89,3 +90,18 @@ def test_any_network_can_be_recalibrated(spec: Spec) -> None:
 def test_one_image_is_not_enough() -> None:
     with pytest.raises(DataError, match="at least two images"):
         recalibrate(toys.classifier(), DATA.take(torch.tensor([0])), seed=0)
+
+
+def test_batches_that_do_not_fit_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = norm_net()
+    expected = recalibrate(model, DATA, seed=0, batch_size=10).state_dict()
+    hazards.little_memory(monkeypatch, nn.Linear, 12, 12)  # behind the norm, which has seen them
+    found = recalibrate(model, DATA, seed=0, batch_size=40).state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_two_images_must_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = norm_net()
+    hazards.little_memory(monkeypatch, nn.Conv2d, 1, 1)
+    with pytest.raises(ModelError, match="not even 2 images fit into memory"):
+        recalibrate(model, DATA, seed=0)

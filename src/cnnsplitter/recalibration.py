@@ -15,7 +15,7 @@ from torch import nn
 
 from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError
-from cnnsplitter.inference import device_of, to_device
+from cnnsplitter.inference import device_of, in_more_parts, to_device
 from cnnsplitter.nets import eval_mode
 
 M = TypeVar("M", bound=nn.Module)
@@ -36,7 +36,7 @@ def recalibrate(
     """Return a copy of ``model`` whose batch norms have the statistics of ``data``.
 
     They are the mean over batches, in one pass in which every norm uses the batch's own
-    statistics, as in training.
+    statistics, as in training. Where a batch does not fit into memory all are halved, and so on.
 
     Args:
         model: A class module, or any model of this package; left untouched. Without batch norms
@@ -48,6 +48,7 @@ def recalibrate(
 
     Raises:
         DataError: Fewer than two images.
+        ModelError: Not even two images fit into memory.
     """
     if len(data) < 2:
         raise DataError(f"{data.images.name}: statistics need at least two images; add some")
@@ -55,12 +56,17 @@ def recalibrate(
     if not has_batch_norm(narrow):
         return narrow
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:images]
-    size = min(batch_size, len(order))
-    device = device_of(narrow)
-    with eval_mode(narrow), _measuring(narrow), torch.no_grad():
-        for batch, _ in data.take(order[: len(order) // size * size]).batches(size):
-            narrow(to_device(batch, device))
+    chosen, most = data.take(order), min(batch_size, len(order))
+    in_more_parts(lambda parts: _measure(narrow, chosen, most // parts), 1, most, least=2)
     return narrow
+
+
+def _measure(narrow: nn.Module, data: ImageSet, size: int) -> None:
+    """Put the statistics of full batches of ``size`` images into the norms."""
+    full, device = torch.arange(len(data) // size * size), device_of(narrow)
+    with eval_mode(narrow), _measuring(narrow), torch.no_grad():
+        for batch, _ in data.take(full).batches(size):
+            narrow(to_device(batch, device))
 
 
 def norms_of(model: nn.Module) -> Iterator[_BatchNorm]:
