@@ -114,7 +114,8 @@ def plan_run(run: Run) -> Plan:
     steps += split_steps(
         models["strong"], channels, search, run.strong_data, count, ratios=ratios, seed=recipe.seed
     )
-    steps.append(step("patches and report", f"{len(targets)} patched classes", None))
+    patched = targets[0] if len(targets) == 1 else f"{len(targets)} classes"
+    steps.append(step("patches and report", f"of {patched}", None))
     return Plan(
         tuple(image_row(name, data) for name, data in images.items()),
         tuple(network_row(name, model) for name, model in models.items()),
