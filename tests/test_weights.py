@@ -164,6 +164,16 @@ def test_truncated_files_are_refused(
         load_weights(_net(2), path)
 
 
+def test_a_name_in_the_archive_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"weight": torch.ones(2)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"data.pkl")] = 0xF4
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match=r"w.pt: truncated or no PyTorch file"):
+        load_weights(nn.Linear(2, 1), path)
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     net = nn.Linear(1, 1)
     with pytest.raises(StorageError, match=r"w.pt: no such file"):
