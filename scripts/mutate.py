@@ -38,6 +38,8 @@ PARTS = {
         "tests/channels/test_motifs.py",
         "tests/channels/test_verify.py",
         "tests/test_surgery.py",
+        "tests/channels/test_timm.py",
+        "tests/channels/test_torch_pruning.py",
     ),
     "search/tournament.py": ("tests/search/test_tournament.py", "tests/search/test_genetic.py"),
     "calibration.py": ("tests/test_calibration.py", "tests/patches/test_patching.py"),
@@ -48,7 +50,7 @@ LEFT_OUT = ("tests/storage/test_saving.py::test_a_new_process_gives_the_same_out
 LIBRARIES = (
     *("torch", "torch.export", "torch._dynamo", "numpy", "pydantic", "safetensors.torch"),
     *("pytest", "hypothesis", "scipy.stats", "sklearn.metrics", "PIL.Image", "matplotlib"),
-    *("torchvision.models", "timm"),
+    *("torchvision.models", "timm", "torch_pruning"),
 )
 """Imported once, before the processes fork."""
 MOST_TIMES, LEAST_SECONDS = 10, 120
