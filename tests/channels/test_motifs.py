@@ -162,6 +162,21 @@ def position(net: Toy, x: Tensor) -> Tensor:
     return net.conv(x).swapaxes(1, 3).swapaxes(1, 3).movedim(1, -1).movedim(-1, 1)
 
 
+def other_type(net: Toy, x: Tensor) -> Tensor:
+    return net.conv(x.to(torch.float32).to(x.dtype))
+
+
+def mixed_by_a_matrix(net: Toy, x: Tensor) -> Tensor:
+    y = net.conv(x)
+    return torch.matmul(y.new_ones(8, 8), y.flatten(2)).view(y.shape)
+
+
+def convolved_along_the_channels(net: Toy, x: Tensor) -> Tensor:
+    y = net.conv(x)
+    along = F.conv1d(y.flatten(2).mT, y.new_ones(36, 36, 3), padding=1)
+    return along.mT.reshape(y.shape)
+
+
 @pytest.mark.parametrize(
     ("between", "units"),
     [
@@ -188,11 +203,26 @@ def position(net: Toy, x: Tensor) -> Tensor:
         (largest_pixels, 16),
         (local_response, 8),
         (position, 16),
+        (other_type, 16),
     ],
 )
 def test_right_or_frozen(between: Forward, units: int | None) -> None:
     channels = check(Toy(between))
     assert units is None or channels.unit_count == units, channels.frozen
+
+
+@pytest.mark.parametrize(
+    ("between", "reason"),
+    [
+        (mixed_by_a_matrix, "mixes channels"),
+        (convolved_along_the_channels, "a convolution runs along the channels"),
+        (local_response, "channels are padded"),
+    ],
+)
+def test_what_mixes_channels_is_frozen_for_its_own_reason(between: Forward, reason: str) -> None:
+    channels = check(Toy(between))
+    assert [entry.layer for entry in channels.frozen] == ["second"]
+    assert reason in channels.frozen[0].reason
 
 
 def crossed(parts: Sequence[Tensor]) -> Tensor:

@@ -157,6 +157,11 @@ def test_a_network_without_convolution_is_named_with_its_line_and_layers() -> No
     assert "--units" not in str(nothing.value)
 
 
+def test_of_many_layers_without_a_convolution_some_are_named() -> None:
+    error = str(refused(nn.Sequential(nn.Flatten(), *[nn.Dropout() for _ in range(6)])))
+    assert re.search(r"layers \('0' Flatten, .* '3' Dropout and 3 more\)", error)
+
+
 def test_no_convolution() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.ReLU(), nn.Linear(5, 2))
     assert 'units="all"' in str(refused(net))
