@@ -184,31 +184,31 @@ def convolved_along_the_channels(net: Toy, x: Tensor) -> Tensor:
         (functional_and_called, 0),
         (slice_assignment, 0),
         (slice_assignment_by_attribute, 16),
-        (slice_sum, None),
-        (filled_in_place, None),
+        (slice_sum, 5 + 5),
+        (filled_in_place, 16),
         (every_second, 8),
         (view_with_sizes, 8),
         (several_inputs, 16),
         (in_place, 8),
-        (flipped, None),
+        (flipped, 8),
         (flipped_only, 16),
         (stacked, 8),
         (one_behind_the_other, 16),
         (narrowed, 8 + 3),
-        (shuffled, None),
+        (shuffled, 4),
         (pixels_to_channels, 16),
         (pixels_from_channels, 8 + 2),
         (pooled_by_attention, 8),
-        (channel_attention, None),
+        (channel_attention, 0),
         (largest_pixels, 16),
         (local_response, 8),
         (position, 16),
         (other_type, 16),
     ],
 )
-def test_right_or_frozen(between: Forward, units: int | None) -> None:
+def test_right_or_frozen(between: Forward, units: int) -> None:
     channels = check(Toy(between))
-    assert units is None or channels.unit_count == units, channels.frozen
+    assert channels.unit_count == units, channels.frozen
 
 
 @pytest.mark.parametrize(
@@ -276,6 +276,26 @@ def test_grouped_convolutions_leave_as_much_to_choose_as_they_can(
     channels = check(net, seed)
     # Equal shares of all groups leave the positions in a group, of inputs and outputs.
     assert channels.unit_count == max(groups, inputs + outputs) + 2
+
+
+@pytest.mark.parametrize(("groups", "units"), [(1, 4 + 6 + 5), (2, 5)])
+def test_transposed_convolutions(groups: int, units: int) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(4, 6, 2, stride=2, groups=groups),
+        nn.ReLU(),
+        nn.Conv2d(6, 5, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(5, 2),
+    )
+    channels = check(net)
+    assert channels.unit_count == units
+    grouped = [
+        entry for entry in channels.frozen if "grouped or computed transposed" in entry.reason
+    ]
+    assert bool(grouped) == (groups > 1)
 
 
 class Radix(nn.Module):

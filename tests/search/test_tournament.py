@@ -177,6 +177,16 @@ def test_only_images_of_the_classes_involved_count() -> None:
     assert any(seen)
 
 
+def test_a_threshold_is_for_the_accuracy_on_the_classes_involved() -> None:
+    # all pairs are right on their own two images, which are half of all
+    labels = torch.arange(4)
+    scores = (labels == torch.arange(4)[:, None]).float()[:, None].expand(4, 3, 4)
+    found = build_ensembles(
+        scores, labels, rules=Rules({2: 0.6}, 1, 200), keep_first=False, generator=seeded(0)
+    )
+    assert found.accuracy.tolist() == [1.0] * 3**4
+
+
 def test_threshold_of_a_size() -> None:
     rules = Rules({4: 0.9, 8: 0.8}, 1, 2)
     sizes = [2, 4, 5, 8, 10]
