@@ -298,6 +298,28 @@ def test_transposed_convolutions(groups: int, units: int) -> None:
     assert bool(grouped) == (groups > 1)
 
 
+@pytest.mark.parametrize("slopes", [1, 4])
+def test_slopes_of_the_negative_part(slopes: int) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 1),
+        nn.PReLU(slopes),
+        nn.Conv2d(4, 2, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(2, 2),
+    )
+    assert check(net).unit_count == 4 + 2
+
+
+def test_kernels_with_computed_weights_are_counted_and_frozen() -> None:
+    normed = torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 1))
+    net = nn.Sequential(normed, nn.ReLU(), nn.Conv2d(4, 5, 1), nn.AdaptiveAvgPool2d(1))
+    channels = check(nn.Sequential(net, nn.Flatten(), nn.Linear(5, 2)))
+    assert channels.kernel_count == 4 + 5
+    assert [(entry.layer, entry.kernels) for entry in channels.frozen] == [("0.0", 4)]
+    assert "computed from others" in channels.frozen[0].reason
+
+
 class Radix(nn.Module):
     """Split attention over a radix, as in ResNeSt."""
 
