@@ -126,7 +126,7 @@ def main(
     command = (
         f"python -m experiments.patch {name} --strong {strong.name} "
         f"--cifar10 {cifar10.name} --cifar100 {cifar100.name}"
-    )
+    ) + (f" --modules {modules.name}" if modules else "")
     places = {"cifar10": str(cifar10), "cifar100": str(cifar100)}
     patches = load_patches(strong, modules, target or experiment.targets)
     rows = known_rows(out, command)

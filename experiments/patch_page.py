@@ -12,6 +12,7 @@ from typing import Any
 
 from cnnsplitter.results import read_json
 from experiments.patch_first import HERE
+from experiments.patch_reading import case, reading
 from experiments.patch_table import TITLES as COLUMNS
 from experiments.patch_table import cells, table
 from experiments.table import table as by_target
@@ -47,9 +48,11 @@ are in points, means over the cases ± their standard deviation. What the experi
 [Patching](patching.md#the-experiments).
 
 The default floor of -0.01 was chosen on CIFAR-10 test images, some of which are counted below, so
-the learned calibrations' figures are somewhat optimistic. Where a table names one kind of weak
-model or fewer than three seeds, `--weak` and `--seeds` asked for that part; the command under it
-leaves them out, and run as it stands it goes on to the rest.
+the learned calibrations' figures are somewhat optimistic. The command under a table goes on to what
+has not been run yet; with `--weak`, `--target` and `--seeds` to a part of it. Class modules in the
+tables are of one split of the ResNet-20, compensated and fine-tuned, by
+`cnnsplitter split strong.safetensors --data cifar10 --settings experiments/patch-modules.toml --out
+modules`. Not tried: a SimCNN as strong model, and for the LeNet-5 one of its five targets alone.
 """
 MISSING = "Not run yet: there is no `{file}`.\n"
 GATES = """## How seldom can a gate run the patch?
@@ -97,10 +100,10 @@ def summarised(readme: str, folder: Path) -> str:
     lines = [titles, tuple("---" for _ in titles)]
     for name, title in SHORT.items():
         rows = read_json(folder / f"patch-{name}.json")["rows"]
-        tried = {_case(row) for row in rows if row["patch"] == "class-module"}
+        tried = {case(row) for row in rows if row["patch"] == "class-module"}
         for (patch, method), shown in SUMMARY.items():
             own = [row for row in rows if (row["patch"], row["method"]) == (patch, method)]
-            found = [row for row in own if _case(row) in tried]
+            found = [row for row in own if case(row) in tried]
             lines.append((title, shown, *cells(found)))
     made = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return _TABLE.sub(lambda _: f"<!-- patches -->\n{made}\n<!-- end -->", readme)
@@ -111,7 +114,9 @@ def page(folder: Path) -> str:
     parts = [INTRODUCTION]
     for name, title in TITLES.items():
         file = folder / f"patch-{name}.json"
-        body = _experiment(read_json(file)) if file.exists() else MISSING.format(file=file.name)
+        body = (
+            _experiment(name, read_json(file)) if file.exists() else MISSING.format(file=file.name)
+        )
         parts.append(f"## {title}\n\n{body}")
     first = read_json(folder / "patch-first.json")
     parts.append(FIRST.format(table=by_target(first["rows"]), made=made_by(first)))
@@ -121,7 +126,7 @@ def page(folder: Path) -> str:
     return "\n".join(parts)
 
 
-def _experiment(found: Mapping[str, Any]) -> str:
+def _experiment(name: str, found: Mapping[str, Any]) -> str:
     rows = found["rows"]
     seeds = sorted({row["seed"] for row in rows})
     cases = {(row["weak"], row["target"], row["seed"]) for row in rows}
@@ -131,50 +136,10 @@ def _experiment(found: Mapping[str, Any]) -> str:
         f"{', '.join(sorted({row['weak'] for row in rows}))}; seeds {', '.join(map(str, seeds))}.",
         table(rows),
         "Reading:",
-        "\n".join(f"* {line}" for line in _reading(rows)),
+        "\n".join(f"* {line}" for line in reading(name, rows)),
         made_by(found),
     ]
     return "\n\n".join(lines) + "\n"
-
-
-def _reading(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        groups[row["patch"], row["method"]].append(row)
-    lines = []
-    for (patch, method), found in sorted(groups.items()):
-        recall, other = (_mean_change(found, figure) for figure in ("recall", "other"))
-        worse = sum(row["recall_after"] < row["recall_before"] for row in found)
-        lines.append(
-            f"{method}{'' if patch == 'none' else f', {patch}'}: recall of the target "
-            f"{recall:+.1f} (worse in {worse} of {len(found)}), other classes {other:+.1f}, "
-            f"F1 {_mean_change(found, 'f1'):+.1f}."
-        )
-    kept = [row["kept_kernels"] for row in rows if row["patch"] == "class-module"]
-    if kept:
-        cut = {_case(row): row for row in groups["class-module", "learned"]}
-        whole = [row for row in groups["whole-strong", "learned"] if _case(row) in cut]
-        share = _mean_change(list(cut.values()), "f1") / _mean_change(whole, "f1")
-        lines.append(
-            f"The class modules keep {100 * mean(kept):.0f} % of the kernels on average and "
-            f"{100 * share:.0f} % of the whole strong model's gain in F1 on the same "
-            f"{len(cut)} weak models (learned)."
-        )
-    else:
-        lines.append(
-            "Only the whole strong model was tried as patch: nothing here is about class modules, "
-            "and the cost of a patch is at its highest."
-        )
-    return lines
-
-
-def _case(row: Mapping[str, Any]) -> tuple[str, str, int]:
-    return row["weak"], row["target"], row["seed"]
-
-
-def _mean_change(rows: Sequence[Mapping[str, Any]], figure: str) -> float:
-    changes: list[float] = [row[f"{figure}_after"] - row[f"{figure}_before"] for row in rows]
-    return 100 * mean(changes)
 
 
 def _gates(found: Mapping[str, Any]) -> str:

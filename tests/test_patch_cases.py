@@ -1,6 +1,7 @@
 """The patch experiments' cases, on a toy; their networks are trained elsewhere."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from experiments.patch import EXPERIMENTS, recipe_of
@@ -8,7 +9,8 @@ from experiments.patch_cases import FITTINGS, Case
 from experiments.patch_first import HERE
 from experiments.patch_gates import rows_of
 from experiments.patch_page import PAGE, page
-from experiments.patch_table import table
+from experiments.patch_reading import reading
+from experiments.patch_table import FIGURES, table
 from experiments.score_cache import ScoreCache
 
 from cnnsplitter.class_modules import ClassModule
@@ -68,3 +70,33 @@ def test_no_doubt_opens_less_often_than_the_answers_change() -> None:
 
 def test_the_page_of_results_is_that_of_the_files() -> None:
     assert PAGE.read_text() == page(HERE / "results")
+
+
+def _row(patch: str, method: str, points: float, target: str = "bird") -> dict[str, Any]:
+    figures = {f"{name}_before": 0.5 for name in FIGURES}
+    figures |= {f"{name}_after": 0.5 + points / 100 for name in FIGURES}
+    who = {"weak": "simple", "target": target, "seed": 0, "patch": patch, "method": method}
+    return {**who, **figures, "kept_kernels": 0.6, "run_share": 0.25}
+
+
+@pytest.mark.parametrize(("ours", "whole", "gated"), [(20, 21, 19.5), (16, 20, 8), (-3, 20, -3)])
+def test_goals_are_met_or_missed_by_the_figures(ours: float, whole: float, gated: float) -> None:
+    rows = [
+        _row("class-module", "learned", ours),
+        _row("class-module", "learned-gated", gated),
+        _row("whole-strong", "learned", whole),
+        _row("whole-strong", "learned", 90, "cat"),  # no class module was tried there
+    ]
+    lines = reading("paper", rows)
+    assert "2 of 90 weak models" in lines[0]
+    assert "1 with class modules" in lines[0]
+    goals = {"precision": 20, "recall": 12, "F1 of": 17, "other classes": 1.5}
+    for name, goal in goals.items():
+        (line,) = (line for line in lines if line.startswith("Goal") and name in line)
+        assert f" {'met' if ours >= goal else 'missed'}, {ours:+.1f}." in line
+    (none,) = (line for line in lines if "worse in none" in line)
+    assert ("missed" in none) == (ours < 0)
+    (kernels, gate) = (line for line in lines if line.startswith("Goal, 95 %"))
+    assert ("missed" in kernels) == (ours < 0.95 * whole)
+    assert ("missed" in gate) == (gated / ours < 0.95)
+    assert any("ceiling" in line and f"{whole:+.1f} " in line for line in lines)

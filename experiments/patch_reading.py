@@ -1,0 +1,133 @@
+"""What a patch experiment shows in plain words: how much of it was run, and which goals are met."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from experiments.patch import EXPERIMENTS
+
+Row = Mapping[str, Any]
+Case = tuple[str, str, int]
+Way = tuple[str, str]
+GOALS: Mapping[str, Mapping[str, float]] = {
+    "paper": {"precision": 20, "recall": 12, "f1": 17, "other": 1.5},
+    "lenet": {"recall": 14, "other": 4},
+    "scarce": {},
+}
+"""Least mean changes in points by class modules, learned; ``recall`` and so on of the target."""
+NAMES = {
+    "precision": "precision of the target",
+    "recall": "recall of the target",
+    "f1": "F1 of the target",
+    "other": "accuracy on the other classes",
+}
+SEEDS = 3
+KERNELS, GAIN, RUNS = 60, 95, 30
+"""Per cent: kernels of a class module at most; share of a gain in F1 at least; runs at most."""
+WAYS = {
+    ("class-module", "learned"): "class modules, learned, the default",
+    ("class-module", "min-max"): "class modules by the paper's min-max rule",
+    ("class-module", "linear"): "class modules by the re-test's linear layer",
+    ("whole-strong", "learned"): "the whole strong model, learned, as the ceiling",
+    ("random", "learned"): "as many kernels drawn at random, learned",
+    ("none", "fine-tune"): "the weak model fine-tuned on the same images, without a patch",
+    ("none", "last-layer"): "its last layer retrained on the same images, without a patch",
+}
+
+
+def reading(name: str, rows: Sequence[Row]) -> list[str]:
+    """Return sentences: what was run, the goals, and all ways on the same weak models."""
+    found = by_way(rows, {case(row) for row in rows if row["patch"] == "class-module"})
+    lines = [_covered(name, rows, found)]
+    ours = found.get(("class-module", "learned"), [])
+    if not ours:
+        return [*lines, "Only the whole strong model was the patch: of class modules, nothing."]
+    lines += [
+        _goal(f"{NAMES[figure]}, at least {goal:+.1f}", change(ours, figure), goal)
+        for figure, goal in GOALS[name].items()
+    ]
+    worse = [row for row in ours if row["f1_after"] < row["f1_before"]]
+    if GOALS[name]:
+        lines.append(f"Goal, F1 worse in none: {_met(not worse)}, in {len(worse)} of {len(ours)}.")
+    return [*lines, *_shares(found, is_goal=name == "paper"), *_ways(found)]
+
+
+def by_way(
+    rows: Sequence[Row], cases: set[tuple[str, str, int]]
+) -> dict[tuple[str, str], list[Row]]:
+    """Return the rows of some weak models by patch and method."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if case(row) in cases:
+            found.setdefault((row["patch"], row["method"]), []).append(row)
+    return found
+
+
+def case(row: Row) -> Case:
+    """Return which weak model a row is of."""
+    return row["weak"], row["target"], row["seed"]
+
+
+def change(rows: Sequence[Row], figure: str) -> float:
+    """Return the mean change of a figure in points."""
+    changes: list[float] = [row[f"{figure}_after"] - row[f"{figure}_before"] for row in rows]
+    return 100 * mean(changes)
+
+
+def _covered(name: str, rows: Sequence[Row], found: Mapping[Way, Sequence[Row]]) -> str:
+    experiment = EXPERIMENTS[name]
+    kinds, targets = list(experiment.weak), len(experiment.targets)
+    planned = len(kinds) * targets * SEEDS
+    tried = len(found.get(("class-module", "learned"), ()))
+    some = {kind: {case(row) for row in rows if row["weak"] == kind} for kind in kinds}
+    counts = ", ".join(f"{kind} {len(cases)} of {targets * SEEDS}" for kind, cases in some.items())
+    return (
+        f"Run so far: {sum(map(len, some.values()))} of {planned} weak models ({counts}), {tried} "
+        "with class modules; what follows is about these, with one set of class modules."
+    )
+
+
+def _shares(found: Mapping[Way, Sequence[Row]], *, is_goal: bool) -> list[str]:
+    """Return what class modules keep of the whole strong model's gain, and gates of theirs."""
+    ours, gated = found["class-module", "learned"], found["class-module", "learned-gated"]
+    kept, runs = (
+        100 * mean(row[key] for row in rows)
+        for key, rows in (("kept_kernels", ours), ("run_share", gated))
+    )
+    gain, rest = change(ours, "f1"), change(gated, "f1")
+    whole = 100 * gain / change(found["whole-strong", "learned"], "f1")
+    share = 100 * rest / gain
+    lines = [
+        f"{kept:.0f} % of the kernels give {whole:.0f} % of the whole strong model's gain in F1",
+        f"gated, class modules run on {runs:.0f} % of the images and keep {share:.0f} % of it",
+    ]
+    if not is_goal:
+        return [f"{line[0].upper()}{line[1:]}." for line in lines]
+    goals = (
+        f"{GAIN} % of the gain by at most {KERNELS} % of the kernels",
+        f"{GAIN} % of the gain by running on at most {RUNS} % of the images",
+    )
+    met = (round(kept) <= KERNELS and whole >= GAIN, runs <= RUNS and share >= GAIN)
+    return [
+        f"Goal, {goal}: {_met(good)}, {line}."
+        for goal, good, line in zip(goals, met, lines, strict=True)
+    ]
+
+
+def _ways(found: Mapping[Way, Sequence[Row]]) -> list[str]:
+    lines = []
+    for way, told in WAYS.items():
+        rows = found.get(way, [])
+        worse = sum(row["f1_after"] < row["f1_before"] for row in rows)
+        if rows:
+            mean_change = f"{change(rows, 'f1'):+.1f} (worse in {worse} of {len(rows)})"
+            lines.append(f"F1 of the target by {told}: {mean_change}.")
+    return lines
+
+
+def _goal(what: str, value: float, goal: float) -> str:
+    return f"Goal, {what}: {_met(round(value, 1) >= goal)}, {value:+.1f}."
+
+
+def _met(is_met: bool) -> str:
+    return "met" if is_met else "missed"
