@@ -1,15 +1,17 @@
 """What becomes of the steps of a long run: a log that machines read, TensorBoard, and the clock."""
 
 import json
+import os
 import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cnnsplitter.errors import StorageError
 from cnnsplitter.extras import require_extra
 from cnnsplitter.progress import Progress, Step
+from cnnsplitter.reading import open_plain
 
 
 def together(*listeners: Progress) -> Progress:
@@ -98,11 +100,11 @@ class EventLog:
     def _append(self, line: str) -> None:
         if not self._begun:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # a run that was killed may have left half a line
-            line = line if _ends_whole(self.path) else f"\n{line}"
+        with open_plain(self.path) as file:
+            if not self._begun and not _ends_whole(file):
+                line = f"\n{line}"  # a run that was killed may have left half a line
             self._begun = True
-        with self.path.open("a") as file:
-            file.write(f"{line}\n")
+            file.write(f"{line}\n".encode())
 
 
 @dataclass(eq=False)
@@ -133,12 +135,11 @@ class TensorBoard:
         self._writer.flush()
 
 
-def _ends_whole(path: Path) -> bool:
-    if not path.exists() or not path.stat().st_size:
+def _ends_whole(file: IO[bytes]) -> bool:
+    if not file.seek(0, os.SEEK_END):
         return True
-    with path.open("rb") as file:
-        file.seek(-1, 2)
-        return file.read() == b"\n"
+    file.seek(-1, os.SEEK_END)
+    return file.read() == b"\n"
 
 
 def _summary_writer() -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO
 
 from cnnsplitter.errors import StorageError
+from cnnsplitter.reading import open_plain
 
 try:
     import fcntl
@@ -63,25 +64,25 @@ def _locked(path: Path, what: Path, does: str) -> Iterator[None]:
                 place.rmdir()
 
 
-def _taken(path: Path, what: Path, does: str) -> IO[str]:
+def _taken(path: Path, what: Path, does: str) -> IO[bytes]:
     while True:
-        file = path.open("a+")
+        file = open_plain(path)
         if not _lock(file):
             file.seek(0)
-            holder = file.read().strip() or "another"
+            holder = file.read(20).decode(errors="replace").strip() or "another"
             file.close()
             raise StorageError(
                 f"{what}: process {holder} {does}; wait for its end or choose another --out"
             )
         if _is_still(path, file):
             file.truncate(0)
-            file.write(str(os.getpid()))
+            file.write(str(os.getpid()).encode())
             file.flush()
             return file
         file.close()
 
 
-def _lock(file: IO[str]) -> bool:
+def _lock(file: IO[bytes]) -> bool:
     if fcntl is None:
         return True
     try:
@@ -91,9 +92,9 @@ def _lock(file: IO[str]) -> bool:
     return True
 
 
-def _is_still(path: Path, file: IO[str]) -> bool:
+def _is_still(path: Path, file: IO[bytes]) -> bool:
     """Return whether the file was not removed by the run that held it before."""
     try:
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+        return os.path.samestat(path.lstat(), os.fstat(file.fileno()))
     except FileNotFoundError:
         return False

@@ -1,12 +1,13 @@
-"""Reading files that nobody vouches for: regular ones, and no more of them than fits."""
+"""Opening files that nobody vouches for: regular ones, and no more of them than fits."""
 
 import errno
 import json
+import os
 import re
 import stat
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cnnsplitter.errors import SettingsError
 
@@ -29,6 +30,26 @@ def require_regular(path: Path) -> None:
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "is no regular file", str(path))
+
+
+def open_plain(path: Path) -> IO[bytes]:
+    """Open a file to read it and append to it; it is made if need be.
+
+    A link or a pipe in its place may have been put there to have us write elsewhere, or wait.
+
+    Raises:
+        OSError: It cannot be opened, or is no plain file.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+    # Windows has neither.
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, f"{path.name} is a link; remove it", str(path))
+    file = os.fdopen(os.open(path, flags, 0o666), "ab+")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, f"{path.name} is no plain file; remove it", str(path))
+    return file
 
 
 def read_text(path: Path, *, most: int = MOST_TEXT) -> str:

@@ -161,6 +161,11 @@ def _holds_run(folder: Path, recipe: dict[str, Any]) -> bool:
 
 
 def _clear(folder: Path) -> None:
+    """Remove what a run has written; not through a link, which leads to what is somebody else's."""
     for pattern in _WRITTEN:
         for path in folder.glob(pattern):
+            if path.parent.is_symlink():
+                raise StorageError(f"{path.parent}: is a link; remove it or choose another --out")
+            if path.is_dir() and not path.is_symlink():
+                raise StorageError(f"{path}: is a folder; remove it or choose another --out")
             path.unlink()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnsplitter import __version__
-from cnnsplitter.files import require_new
+from cnnsplitter.files import replacing, require_new
 from cnnsplitter.hub.card import data_name, model_card
 from cnnsplitter.results import write_json
 from cnnsplitter.storage.packing import Model
@@ -57,7 +57,8 @@ def save_folder(
     digest = hashlib.sha256((folder / MODEL).read_bytes()).hexdigest()
     title = title or folder.resolve().name
     card = model_card(model, manifest, digest, title=title, license=license)
-    (folder / CARD).write_text(card, encoding="utf-8")
+    with replacing(folder / CARD) as temporary:
+        temporary.write_text(card, encoding="utf-8")
 
 
 def public_details(details: Mapping[str, Any]) -> dict[str, Any]:

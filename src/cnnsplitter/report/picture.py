@@ -21,6 +21,8 @@ _FIGURES = {
     "other": "accuracy on the other classes",
 }
 _EXAMPLES = 8
+_MOST_PIXELS = 2**24
+"""Of an example, which reports hold as it is shown: a few hundred pixels wide."""
 
 
 def write_picture(path: Path, report: Report) -> None:
@@ -49,5 +51,11 @@ def _examples(evidence: Evidence) -> list[tuple[Any, str]]:
 
 
 def _pixels(flip: Flip) -> Any:
-    with Image.open(io.BytesIO(base64.b64decode(flip.png))) as image:
-        return np.asarray(image)
+    try:
+        # Pillow hands some other formats to programs of the system.
+        with Image.open(io.BytesIO(base64.b64decode(flip.png)), formats=("PNG",)) as image:
+            if image.width * image.height > _MOST_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels are too many")
+            return np.asarray(image)
+    except Exception as error:  # Pillow raises many types on damaged files
+        raise StorageError(f"the report holds an example that is no image ({error})") from error
