@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnsplitter.errors import StorageError
-from cnnsplitter.results import read_json
+from cnnsplitter.results import read_json, write_json
 from cnnsplitter.run_folder import claim_folder, file_name, find_runs
 
 RECIPE: dict[str, Any] = {"title": "one", "seed": 0}
@@ -154,3 +154,35 @@ class TestFindRuns:
         assert find_runs(tmp_path) == []
         with pytest.raises(StorageError, match="no such folder"):
             find_runs(tmp_path / "none")
+
+    @pytest.mark.parametrize("name", ["recipe.json", "report.json", "events.jsonl"])
+    @pytest.mark.parametrize(
+        "content",
+        [
+            *(b"", b"\xff", b"7", b"[5]", b"[" * 100_000, b'{"stage": 3}', b'{"title": 1}'),
+            *(b'{"patches": 5}', b'{"patches": [5]}', b'{"strong_accuracy": "good"}'),
+            b'{"patches": [{"target": 1}, {"target": "cat", "f1_before": "?", "f1_after": 1}]}',
+            *(None, "link", "folder"),
+        ],
+    )
+    def test_whatever_lies_in_a_folder_the_others_are_found(
+        self, name: str, content: bytes | str | None, folder: Path
+    ) -> None:
+        before = {run.folder.name for run in find_runs(folder)}
+        odd = folder / "odd" / name
+        odd.parent.mkdir()
+        write_json(odd.with_name("recipe.json"), {"title": "odd", "seed": 0, "patch": {}})
+        odd.unlink(missing_ok=True)
+        if isinstance(content, bytes):
+            odd.write_bytes(content)
+        elif content is None:
+            os.mkfifo(odd)
+        elif content == "link":
+            odd.symlink_to(folder / "nowhere")
+        else:
+            odd.mkdir()
+        found = {run.folder.name: run for run in find_runs(folder)}
+        assert found.keys() - {"odd"} == before
+        assert ("odd" in found) == (name != "recipe.json")
+        assert found["begun"].figures == {}
+        assert all(run.figures.get("patches", {}) == {} for run in [found.get("odd")] if run)

@@ -1,19 +1,22 @@
 """The folder of a run: whose it is, and what its files are called."""
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
+
+from pydantic import BaseModel, ValidationError
 
 from cnnsplitter.errors import StorageError
 from cnnsplitter.files import is_temporary
 from cnnsplitter.folder_lock import LOCK
+from cnnsplitter.reading import parse_json, read_text
 from cnnsplitter.results import read_json, write_json
 
+M = TypeVar("M", bound=BaseModel)
 RECIPE = "recipe.json"
 _WRITTEN = (
     "report.json",
@@ -104,35 +107,70 @@ def find_runs(folder: Path) -> list[FoundRun]:
     return sorted((run for run in found if run), key=lambda run: run.when, reverse=True)
 
 
+class _Recipe(BaseModel):
+    title: str
+    seed: int
+    patch: dict[str, Any]
+
+
+class _Patched(BaseModel):
+    target: str
+    f1_before: float
+    f1_after: float
+
+
+class _Figures(BaseModel):
+    strong_accuracy: float | None = None
+    composed_accuracy: float | None = None
+
+
+class _Event(BaseModel):
+    stage: str
+    done: int
+    total: int
+
+
 def _found(folder: Path) -> FoundRun | None:
-    recipe = _read(folder / RECIPE)
-    if not isinstance(recipe, dict) or not {"title", "seed", "patch"} <= recipe.keys():
+    recipe = _as(_Recipe, _read(folder / RECIPE))
+    if recipe is None:
         return None
     report = _read(folder / "report.json")
+    state = "finished" if isinstance(report, dict) else _last_stage(folder)
     # modules/ changes when class modules are written, the folder itself with its own files
-    seconds = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    seconds = max(path.lstat().st_mtime for path in (folder, *folder.iterdir()))
     when = datetime.fromtimestamp(seconds, UTC)
-    if not isinstance(report, dict):
-        return FoundRun(folder, recipe["title"], recipe["seed"], _last_stage(folder), when, {})
-    return FoundRun(folder, recipe["title"], recipe["seed"], "finished", when, _figures(report))
+    figures = _figures(report) if isinstance(report, dict) else {}
+    return FoundRun(folder, recipe.title, recipe.seed, state, when, figures)
 
 
 def _last_stage(folder: Path) -> str:
-    path = folder / "events.jsonl"
-    for line in reversed(path.read_text().splitlines() if path.exists() else []):
-        with suppress(ValueError, KeyError, TypeError):  # a killed run leaves half a line
-            event = json.loads(line)
-            return f"{event['stage']} {event['done']}/{event['total']}"
+    try:
+        lines = read_text(folder / "events.jsonl").splitlines()
+    except (OSError, ValueError):
+        lines = []
+    for line in reversed(lines):
+        with suppress(ValueError):  # a killed run leaves half a line
+            event = _as(_Event, parse_json(line))
+            if event:
+                return f"{event.stage} {event.done}/{event.total}"
     return "begun"
 
 
 def _figures(report: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("strong_accuracy", "composed_accuracy")
-    figures = {name: report[name] for name in names if name in report}
-    rows = [row for row in report.get("patches", ()) if "f1_after" in row]
-    return figures | {
-        "patches": {row["target"]: (row["f1_before"], row["f1_after"]) for row in rows}
+    known = _as(_Figures, report) or _Figures()
+    rows = report.get("patches")
+    found = [_as(_Patched, row) for row in (rows if isinstance(rows, list) else ())]
+    return known.model_dump(exclude_none=True) | {
+        "patches": {row.target: (row.f1_before, row.f1_after) for row in found if row}
     }
+
+
+def _as(kind: type[M], value: Any) -> M | None:
+    """Return a value that is whole as one of ``kind``; files may have been written by anybody."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError:
+        return None
 
 
 def _read(path: Path) -> Any:

@@ -140,6 +140,9 @@ def test_a_front_has_a_folder_for_each_share_and_goes_on(shop: Shop, tmp_path: P
     assert succeed(*split(shop, *options)).json == result
     (tmp_path / "o" / "pareto.json").unlink()
     assert "exists already" in call(*split(shop, *options, "--seed", 1)).err
+    for broken in ("[]", "{}", '{"files": []}', '{"files": 5}', "7"):
+        (tmp_path / "o" / "keep-0.8" / "split.json").write_text(broken)
+        assert "is no result of a split; remove it" in call(*split(shop, *options)).err
 
 
 @pytest.mark.parametrize("more", [(), ("--subtask", "cat,dog", "--no-compare")])

@@ -9,7 +9,7 @@ import typer
 
 from cnnsplitter.commands.options import require_free
 from cnnsplitter.commands.searches import chosen_search, described, search_name
-from cnnsplitter.errors import SettingsError
+from cnnsplitter.errors import SettingsError, StorageError
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -81,10 +81,14 @@ def _finished(context: typer.Context, folder: Path, search: "AnySearch") -> dict
     if options["force"] or not path.exists():
         return None
     result: dict[str, Any] = read_json(path)
-    made = describe(folder / Path(result["files"][0]).name)["details"]
+    try:
+        _figures(result)
+        made = dict(describe(folder / Path(result["files"][0]).name)["details"])
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+        raise StorageError(f"{path}: is no result of a split; remove it, or --force") from error
     same = {"seed": options["seed"], "data": options["data"], "strong": options["strong"].name}
     same["search"] = described(context, search)
-    return result if all(made[key] == value for key, value in same.items()) else None
+    return result if made | same == made else None
 
 
 def _figures(result: Mapping[str, Any]) -> dict[str, float]:
