@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+import pages
 import toys
 from cnnsplitter.calibration import RangeCalibration
 from cnnsplitter.class_modules import compose
@@ -119,12 +120,8 @@ def _json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value))
 
 
-def _report() -> dict[str, Any]:
-    empty: tuple[str, ...] = ("classes", "layers", "kept", "modules", "overlap", "history")
-    lists, tables = ("patches", "evidence", "costs"), ("recipe", "machine", "versions")
-    more: dict[str, Any] = {name: [] for name in lists} | {name: {} for name in tables}
-    figures = {"title": "t", "strong_accuracy": 0.5, "composed_accuracy": 0.5, "commands": []}
-    return {**{name: [] for name in empty}, **more, **figures, "sensitivity": None}
+def _write_report(path: Path) -> None:
+    _json(path, pages.facts("cat").model_dump(mode="json"))
 
 
 RECIPE = """title = "t"
@@ -191,7 +188,7 @@ LOADERS = {
         lambda p: _json(p, {"ratios": [0.5, 1.0], "accuracy": {"conv": [0.5, 0.9]}}),
         lambda p: Sensitivity.from_json(read_json(p)),
     ),
-    "report": Loader("report.json", lambda p: _json(p, _report()), read_report),
+    "report": Loader("report.json", _write_report, read_report),
     "run folder": Loader(
         "recipe.json",
         lambda p: _json(p, {"title": "t"}),

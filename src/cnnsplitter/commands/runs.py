@@ -25,7 +25,7 @@ from cnnsplitter.commands.options import (
 )
 from cnnsplitter.commands.plans import show_plan
 from cnnsplitter.commands.tables import show_report
-from cnnsplitter.errors import SettingsError, require_known
+from cnnsplitter.errors import SettingsError, StorageError, require_known
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -191,15 +191,20 @@ def report(
     wanted = [path for path in (out, picture) if path is not None]
     for path in wanted:
         require_free(path, force)
+    from jinja2 import TemplateError
+
     from cnnsplitter.report import read_report
     from cnnsplitter.report.page import write_page
+    from cnnsplitter.report.picture import write_picture
 
     reports = {str(folder): read_report(folder / "report.json") for folder in runs}
-    write_page(out, reports)
-    if picture is not None:
-        from cnnsplitter.report.picture import write_picture
-
-        write_picture(picture, next(iter(reports.values())))
+    try:
+        write_page(out, reports)
+        if picture is not None:
+            write_picture(picture, next(iter(reports.values())))
+    except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        names = ", ".join(reports)
+        raise StorageError(f"{names}: a report holds what cannot be shown ({error})") from error
     terminal = Terminal(json)
     terminal.line(f"Written to {' and '.join(map(str, wanted))}")
     terminal.result({"file": str(out), "picture": picture and str(picture)})

@@ -3,10 +3,11 @@
 import base64
 import io
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor
 
 from cnnsplitter.classifier import Classifier
@@ -78,6 +79,26 @@ class Evidence(_Facts):
     lost_count: int
     won: list[Flip]
     lost: list[Flip]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        count = len(self.classes)
+        require_table("confusion_before", self.confusion_before, count, count)
+        require_table("confusion_after", self.confusion_after, count, count)
+        bins = len(self.scores_before.histogram[0]) if self.scores_before.histogram else 0
+        for scores in (self.scores_before, self.scores_after):
+            require_table("histogram", scores.histogram, 2, bins)
+            points = len(scores.calibration[0]) if scores.calibration else 0
+            require_table("calibration", scores.calibration, 2, points)
+        if not count or not bins:
+            raise ValueError("classes and histogram: there are none")
+        return self
+
+
+def require_table(name: str, rows: Sequence[Sequence[float]], height: int, width: int) -> None:
+    """Raise ``ValueError`` unless ``rows`` are so many of so many values."""
+    if len(rows) != height or any(len(row) != width for row in rows):
+        raise ValueError(f"{name}: must have {height} rows of {width} values")
 
 
 def gather_evidence(

@@ -1,15 +1,19 @@
 """All that a run's report tells, as JSON values: the page is made from these alone."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.errors import StorageError
-from cnnsplitter.report.evidence import Evidence
+from cnnsplitter.report.evidence import Evidence, require_table
 from cnnsplitter.results import Row, read_json
 from cnnsplitter.search import SearchResult
+
+FIGURES = ("precision", "recall", "f1", "other")
+"""What rows of patches tell, before and after."""
+_TIMES = ("before", "after")
 
 
 class Step(BaseModel):
@@ -67,6 +71,21 @@ class Report(BaseModel):
     versions: dict[str, str]
     commands: list[str]
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        require_table("kept", self.kept, len(self.classes), len(self.layers))
+        require_table("overlap", self.overlap, len(self.classes), len(self.classes))
+        if not self.classes or not self.layers:
+            raise ValueError("classes and layers: there are none")
+        for row in self.patches:
+            wanted = [f"{name}_{when}" for name in FIGURES for when in ("before", "after")]
+            if (
+                not all(isinstance(row.get(name), int | float) for name in wanted)
+                or "target" not in row
+            ):
+                raise ValueError("patches: a figure is missing")
+        return self
+
 
 def kept_by_layer(channels: ChannelMap, result: SearchResult) -> list[list[float]]:
     """Return the share of kernels that each class module keeps of each layer, [classes][layers]."""
@@ -86,7 +105,9 @@ def read_report(path: Path) -> Report:
     try:
         return Report.model_validate(value)
     except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"]))
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
         raise StorageError(
-            f"{path}: is no report of this version (at {place!r}); run it again with --force"
+            f"{path}: is no report of this version (at {place or first['msg']!r}); run it again "
+            "with --force"
         ) from error
