@@ -359,3 +359,12 @@ def test_foreign_and_broken_files(
     make(tmp_path / name)
     with pytest.raises(CnnSplitterError, match=message):
         describe_export(tmp_path / name)
+
+
+def test_an_archive_of_very_many_members_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(25_000):
+            archive.writestr(f"{i:06}", b"")
+    with pytest.raises(StorageError, match="too many members"):
+        describe_export(path)
