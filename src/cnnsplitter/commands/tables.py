@@ -55,16 +55,17 @@ def _changes(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             change += f" ({low:+.1f} to {high:+.1f})"
         yield {"class": name, "figure": title, "before": before, "after": after, "change": change}
         name = ""
-    if "macs_weak" in row:
-        before, after = row["macs_weak"], row["macs_patched"]
-        change = f"x {after / before:.1f}"
-        yield {
-            "class": name,
-            "figure": "multiply-adds",
-            "before": before,
-            "after": after,
-            "change": change,
-        }
+    for key in ("macs_patched", "macs_gated"):
+        if key in row:
+            before, after = row["macs_weak"], row[key]
+            runs = f", gated: run on {row['run_share']:.0%}" if key == "macs_gated" else ""
+            yield {
+                "class": name,
+                "figure": f"multiply-adds{runs}",
+                "before": before,
+                "after": after,
+                "change": f"x {after / before:.1f}",
+            }
 
 
 def costs_of(
