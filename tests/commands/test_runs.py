@@ -152,4 +152,4 @@ def test_the_multiply_adds_of_a_gated_patch_have_a_line_of_their_own(
     show_changes([row | {"macs_gated": 15, "run_share": 0.25}], Terminal())
     *_, ungated, gated = (line.split() for line in capsys.readouterr().out.splitlines())
     assert ungated == ["multiply-adds", "10", "30", "x", "3.0"]
-    assert gated == "multiply-adds, gated: run on 25% 10 15 x 1.5".split()
+    assert gated == ["multiply-adds,", "gated:", "run", "on", "25%", "10", "15", "x", "1.5"]

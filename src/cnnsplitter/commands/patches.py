@@ -249,8 +249,8 @@ class _Attached:
     def to_json(self) -> dict[str, Any]:
         """Return figures, costs and the share of images that each class module runs on."""
         cost = {name: vars(cost) for name, cost in self.cost.models.items()}
-        shares = dict(self.cost.run_share)
-        return {"cost": cost, "run_share": shares, **self.comparison.to_json()}
+        facts = {"run_share": dict(self.cost.run_share), "images_at_once": self.cost.images_at_once}
+        return {"cost": cost, **facts, **self.comparison.to_json()}
 
 
 def _attach(
@@ -275,7 +275,7 @@ def _attach(
 
 def _show(attached: _Attached, terminal: Terminal) -> None:
     show_comparison(attached.comparison, terminal)
-    show_costs(attached.cost.models, terminal)
+    show_costs(attached.cost.models, terminal, attached.cost.images_at_once)
     if "gated" in attached.cost.models:
         shares = attached.cost.run_share.items()
         runs = ", ".join(f"{name} on {share:.0%}" for name, share in shares)

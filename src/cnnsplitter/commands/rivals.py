@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cnnsplitter.commands.tables import costs_of
+from cnnsplitter.commands.tables import cost_of
 from cnnsplitter.errors import ModelError
 from cnnsplitter.terminal import Terminal
 
@@ -42,7 +42,7 @@ class Rivals:
         before = patched.unpatched()
         for method, model in self._models(weak, patched, images, fitting):
             found = compare(before, model, images.test, patched.targets).rows()
-            cost = costs_of({method: model}, images.input_shape, False)[method]
+            cost = cost_of(model, images.input_shape)
             rows += [
                 {"method": method, **row, "multiply_adds": cost.multiply_adds} for row in found
             ]
