@@ -117,7 +117,12 @@ class TestPatch:
         data, three = shop / "data.npz", f"{shop / 'data.npz'}[bird,cat,dog]"
         succeed("train", "lenet5", "--epochs", 1, "--data", three, "--out", weak)
         ship = ("--with", shop / "modules" / "ship.safetensors", "--force-patch")
-        found = succeed("patch", weak, *ship, "--data", data, "--out", out, "--json").json
+        arguments = ("--data", data, "--out", out, "--baselines", "--json")
+        outcome = succeed("patch", weak, *ship, *arguments)
+        found = outcome.json
+        assert [row["method"] for row in found["baselines"]] == ["patch"]
+        assert "'whole strong' and 'random': they need --strong" in outcome.err
+        assert "'fine-tuned': the weak model has no output for ship" in outcome.err
         (row,) = found["rows"]
         assert (row["target"], row["recall_before"]) == ("ship", 0)
         assert load_as(PatchedModel, out).classes == CLASSES
