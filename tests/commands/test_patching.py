@@ -107,7 +107,12 @@ class TestPatch:
         assert succeed("unpatch", two, "--class", "cat", "--out", left, "--json").json[
             "patched"
         ] == ["dog"]
+        made, rest = (describe(path)["details"] for path in (two, left))
+        assert rest["guard"] == {"dog": made["guard"]["dog"]}
+        assert rest["run_share"] == {"dog": made["run_share"]["dog"]}
+        assert rest["unpatched"] == two.name
         succeed("unpatch", two, "--out", bare)
+        assert describe(bare)["details"].keys() == {"versions", "unpatched"}
         was, now = load_as(Classifier, weak).state_dict(), load_as(Classifier, bare).state_dict()
         assert was.keys() == now.keys()
         assert all(torch.equal(was[name], now[name]) for name in was)

@@ -305,15 +305,24 @@ def unpatch(
     """
     require_free(out, force)
     from cnnsplitter.patches.patching import PatchedModel
-    from cnnsplitter.storage.saving import save
+    from cnnsplitter.storage.saving import describe, save
 
     patched = load_model(PatchedModel, file, builder(context))
     left = patched.without(*(classes or patched.targets))
-    made = details(unpatched=file.name)
+    made = details(unpatched=file.name, **_known_of(left.targets, describe(file)["details"]))
     save(left if left.targets else left.weak, out, details=made, overwrite=force)
     terminal = Terminal(json)
     terminal.line(f"Patched classes left: {', '.join(left.targets) or 'none'}. Written to {out}")
     terminal.result({"file": str(out), "patched": list(left.targets)})
+
+
+def _known_of(targets: tuple[str, ...], made: "Mapping[str, Any]") -> dict[str, Any]:
+    """Return what is known of the patches that are left: gates look at the weak model alone."""
+    return {
+        key: {name: value for name, value in made[key].items() if name in targets}
+        for key in ("guard", "run_share")
+        if targets and isinstance(made.get(key), dict)
+    }
 
 
 def register(app: typer.Typer) -> None:
