@@ -1,6 +1,6 @@
 """The command that finds what a weak model is poor at, and what would help."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,8 +24,12 @@ from cnnsplitter.commands.options import (
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
+    from cnnsplitter.class_modules import ClassModule
+    from cnnsplitter.classifier import Classifier
+    from cnnsplitter.data import Splits
     from cnnsplitter.patches.diagnosis import ClassFinding
     from cnnsplitter.patches.guard import Verdict
+    from cnnsplitter.patches.patching import PatchedModel
 
 
 def diagnose(
@@ -62,23 +66,17 @@ def diagnose(
     has not seen the image.
     """
     from cnnsplitter.patches.diagnosis import diagnose as examine
-    from cnnsplitter.patches.diagnosis import try_modules
 
     terminal = Terminal(json, quiet)
     build = builder(context)
     model = load_weak(weak, build)
-    bare, known = parts_of(model)
     parts, skipped = gather_modules(modules or (), build)
     with terminal:
         images = open_fitting_data(context, terminal, {weak: model})
         findings = examine(model, images.test if test else images.calibration)
-        new = {name: part for name, part in parts.items() if name not in known}
-        fitting = {name: part for name, part in new.items() if name in images.classes}
-        verdicts, refused = try_modules(bare, fitting, images, known=known)
-    if known and not test:
+        verdicts, refused = _tried(model, parts, images)
+    if parts_of(model)[1] and not test:
         terminal.note("patched classes may look too good: their patches know these images")
-    refused |= dict.fromkeys(new.keys() - fitting.keys(), "no such class in the data")
-    refused |= dict.fromkeys(parts.keys() & known.keys(), "the class is patched already; unpatch")
     refused |= skipped
     _show_findings(findings, "test" if test else "calibration", terminal)
     _show_verdicts(verdicts, refused, terminal)
@@ -90,6 +88,21 @@ def diagnose(
             "not_tried": refused,
         }
     )
+
+
+def _tried(
+    model: "Classifier | PatchedModel", parts: "Mapping[str, ClassModule]", images: "Splits"
+) -> "tuple[list[Verdict], dict[str, str]]":
+    """Judge class modules; return the verdicts, and by class why others could not be tried."""
+    from cnnsplitter.patches.diagnosis import try_modules
+
+    weak, known = parts_of(model)
+    new = {name: part for name, part in parts.items() if name not in known}
+    fitting = {name: part for name, part in new.items() if name in images.classes}
+    verdicts, refused = try_modules(weak, fitting, images, known=known)
+    refused |= dict.fromkeys(new.keys() - fitting.keys(), "no such class in the data")
+    refused |= dict.fromkeys(parts.keys() & known.keys(), "the class is patched already; unpatch")
+    return verdicts, refused
 
 
 def _show_findings(findings: "Sequence[ClassFinding]", images: str, terminal: Terminal) -> None:
