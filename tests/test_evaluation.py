@@ -128,6 +128,14 @@ def test_compare_by_hand_defaults_to_all_classes() -> None:
     assert compare(before, after, data, ["cat"]).targets == ("cat",)
 
 
+def test_data_without_some_of_the_classes_are_blamed_and_not_the_target() -> None:
+    model = Lookup(torch.eye(4))
+    model.classes, model.targets = NAMES, ("dog",)  # type: ignore[assignment]
+    some = pixels([0, 1], [0, 1], NAMES[:2])
+    with pytest.raises(DataError, match=r"has the classes \(bird, cat, dog, ship\) but .* \(bird,"):
+        compare(model, model, some)
+
+
 def test_compare_defaults_to_the_targets_of_the_model() -> None:
     after = Lookup(torch.eye(4))
     after.targets = ("dog",)  # type: ignore[assignment]

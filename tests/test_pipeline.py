@@ -18,6 +18,7 @@ from cnnsplitter.class_modules import ClassModule, ComposedModel
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.errors import DataError, ModelError, SettingsError, StorageError
 from cnnsplitter.evaluation import compare, evaluate
+from cnnsplitter.patches.cost import measure_patch_cost
 from cnnsplitter.patches.patching import PatchedModel
 from cnnsplitter.pipeline import Run, save_modules
 from cnnsplitter.progress import Progress, Step, silent
@@ -219,6 +220,27 @@ def test_resumed_equals_uninterrupted(
     finished = {name for name in before if name.endswith("safetensors") and name[:6] != "search"}
     assert finished <= contents(whole).keys()
     assert all((stage, n) not in again for n in range(1, done) if stage != "sensitivity")
+
+
+def test_a_gate_shows_in_the_costs(whole: Path, places: dict[str, str], tmp_path: Path) -> None:
+    for name, content in contents(whole).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    recipe = changed("patch", calibration="learned", gate=0.5)(small())
+    run = Run(recipe, tmp_path, places)
+    (plain,) = read_json(whole / "report.json")["patches"]
+    assert plain["run_share"] == 1
+    assert "macs_gated" not in plain
+    report, found = run.report(), measure_patch_cost(run.patched("3"), run.weak_data("3").test)
+    (row,) = report.patches
+    assert (row["run_share"], row["macs_weak"]) == (found.run_share["3"], plain["macs_weak"])
+    assert row["macs_patched"] == plain["macs_patched"]
+    assert row["macs_gated"] == found.models["gated"].multiply_adds
+    *_, weak, patched, gated = report.costs
+    assert (weak["model"], patched["model"]) == ("weak, 3", "patched, 3")
+    assert gated["model"] == f"gated, runs 3 on {found.run_share['3']:.0%} of the images"
+    assert gated["multiply_adds"] == row["macs_gated"]
+    assert gated["latency_ms"]
 
 
 def test_the_genetic_search_measures_sensitivity(whole: Path) -> None:

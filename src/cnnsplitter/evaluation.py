@@ -272,6 +272,9 @@ def compare(
     if targets is None:
         targets = after.targets if isinstance(after, Patched) else data.classes
     targets = tuple(targets)
+    # Data that lack classes of the models are the cause where a target is missing, too.
+    for model in (before, after):
+        _require_fit(model, data)
     for target in targets:
         require_known("class", target, data.classes)
     return Comparison(
@@ -281,6 +284,19 @@ def compare(
 
 def classify(model: nn.Module, data: ImageSet) -> Tensor:
     """Return the predicted class of every image, int64[n]; errors as for ``evaluate``."""
+    _require_fit(model, data)
+    outputs = predict(model, data)
+    if outputs.shape != (len(data), len(data.classes)):
+        raise DataError(
+            f"the model gives outputs of shape {tuple(outputs.shape[1:])} but {data.images.name} "
+            f"has {len(data.classes)} classes; use a model with one output per class"
+        )
+    if outputs.isnan().any():
+        raise ModelError("the model gives NaN outputs; check its weights and its input")
+    return outputs.argmax(dim=1)
+
+
+def _require_fit(model: nn.Module, data: ImageSet) -> None:
     if not len(data):
         raise DataError(f"{data.images.name} holds no image of these classes; nothing to evaluate")
     classes = getattr(model, "classes", data.classes)
@@ -295,15 +311,6 @@ def classify(model: nn.Module, data: ImageSet) -> Tensor:
             f"the model takes images of shape {tuple(shape)} but {data.images.name} holds "
             f"{tuple(data.images.shape)}; use images of the model's shape"
         )
-    outputs = predict(model, data)
-    if outputs.shape != (len(data), len(data.classes)):
-        raise DataError(
-            f"the model gives outputs of shape {tuple(outputs.shape[1:])} but {data.images.name} "
-            f"has {len(data.classes)} classes; use a model with one output per class"
-        )
-    if outputs.isnan().any():
-        raise ModelError("the model gives NaN outputs; check its weights and its input")
-    return outputs.argmax(dim=1)
 
 
 def count(labels: Tensor, predicted: Tensor, classes: tuple[str, ...]) -> Evaluation:

@@ -19,7 +19,7 @@ from cnnsplitter.evaluation import compare, evaluate
 from cnnsplitter.importance import Importance, measure_importance
 from cnnsplitter.inference import best_device
 from cnnsplitter.models import build_model, build_with_factory
-from cnnsplitter.patches.cost import ungated
+from cnnsplitter.patches.cost import measure_patch_cost, timed_images
 from cnnsplitter.patches.diagnosis import try_modules
 from cnnsplitter.patches.patching import PatchedModel, patch
 from cnnsplitter.progress import Progress, silent
@@ -256,24 +256,25 @@ class Run:
         return gather_evidence(weak, self.patched(target), target, test)
 
     def _costs(self) -> list[Row]:
-        models: dict[str, Model] = {"strong": self.strong, "composed": self.composed}
-        for target in self.recipe.patch.targets:
-            models |= {
-                f"weak, {target}": self.weak(target),
-                f"patched, {target}": ungated(self.patched(target)),
+        """Return one row per model, with how many images were run at once while it was timed."""
+        at_once = len(timed_images(self.strong_data.test))
+        rows: list[Row] = [
+            {
+                "model": name,
+                **vars(measure_cost(model, model.input_shape, latency=True, batch_size=at_once)),
+                "images_at_once": at_once,
             }
-        return [
-            {"model": name, **vars(measure_cost(model, model.input_shape, latency=True))}
-            for name, model in models.items()
+            for name, model in (("strong", self.strong), ("composed", self.composed))
         ]
+        for target in self.recipe.patch.targets:
+            test = self.weak_data(target).test
+            rows += measure_patch_cost(self.patched(target), test, latency=True).rows()
+        return rows
 
     def _patch_row(self, target: str) -> Row:
         weak, patched, data = self.weak(target), self.patched(target), self.weak_data(target)
         (row,) = compare(weak, patched, data.test).rows()
-        costs = {
-            name: measure_cost(model, data.input_shape)
-            for name, model in (("weak", weak), ("patched", ungated(patched)))
-        }
+        cost = measure_patch_cost(patched, data.test)
         kept = self.channels.kernels(self.split.result.selection(target))
         fitting = self.recipe.patch.fitting
         return {
@@ -282,7 +283,8 @@ class Run:
             "seed": self.recipe.seed,
             "method": f"{fitting.calibration}, {fitting.joint_rule}",
             "kept_kernels": kept / self.channels.kernel_count,
-            **{f"macs_{name}": cost.multiply_adds for name, cost in costs.items()},
+            **{f"macs_{name}": found.multiply_adds for name, found in cost.models.items()},
+            "run_share": cost.run_share[target],
         }
 
     def _guarded(self, target: str) -> str:

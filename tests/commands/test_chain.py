@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -271,8 +272,19 @@ class TestInspect:
         spread = whole["multiply_adds"] - weak
         assert parts[-1]["part"].startswith("patched, with its gates")
         assert parts[-1]["multiply_adds"] == pytest.approx(weak + spread / 4, abs=1)
-        found = succeed("evaluate", file, "--data", shop / "data.npz", "--json").json["cost"]
+        command = ("evaluate", file, "--data", shop / "data.npz")
+        found = succeed(*command, "--json").json["cost"]
         assert found["model, with its gates"] == found["model"]
+        timed = succeed(*command, "--latency", "--before", shop / "weak.safetensors").out
+        images = np.load(shop / "data.npz")["y_test"].size
+        assert f"Cost (the latency is that per image of {images} at once)" in timed
+        rows = timed.partition("Cost (")[2].splitlines()[2:5]
+        assert [row.partition("  ")[0] for row in rows] == [
+            "before",
+            "after",
+            "after, with its gates",
+        ]
+        assert all(float(row.split()[-1]) > 0 for row in rows)
 
     def test_text_has_one_line_per_value(self, shop: Shop) -> None:
         lines = succeed("inspect", shop / "patched.safetensors").out.splitlines()

@@ -107,7 +107,12 @@ class TestPatch:
         assert succeed("unpatch", two, "--class", "cat", "--out", left, "--json").json[
             "patched"
         ] == ["dog"]
+        made, rest = (describe(path)["details"] for path in (two, left))
+        assert rest["guard"] == {"dog": made["guard"]["dog"]}
+        assert rest["run_share"] == {"dog": made["run_share"]["dog"]}
+        assert rest["unpatched"] == two.name
         succeed("unpatch", two, "--out", bare)
+        assert describe(bare)["details"].keys() == {"versions", "unpatched"}
         was, now = load_as(Classifier, weak).state_dict(), load_as(Classifier, bare).state_dict()
         assert was.keys() == now.keys()
         assert all(torch.equal(was[name], now[name]) for name in was)
@@ -117,7 +122,12 @@ class TestPatch:
         data, three = shop / "data.npz", f"{shop / 'data.npz'}[bird,cat,dog]"
         succeed("train", "lenet5", "--epochs", 1, "--data", three, "--out", weak)
         ship = ("--with", shop / "modules" / "ship.safetensors", "--force-patch")
-        found = succeed("patch", weak, *ship, "--data", data, "--out", out, "--json").json
+        arguments = ("--data", data, "--out", out, "--baselines", "--json")
+        outcome = succeed("patch", weak, *ship, *arguments)
+        found = outcome.json
+        assert [row["method"] for row in found["baselines"]] == ["patch"]
+        assert "'whole strong' and 'random': they need --strong" in outcome.err
+        assert "'fine-tuned': the weak model has no output for ship" in outcome.err
         (row,) = found["rows"]
         assert (row["target"], row["recall_before"]) == ("ship", 0)
         assert load_as(PatchedModel, out).classes == CLASSES
@@ -213,3 +223,43 @@ class TestDiagnose:
         outcome = call(*arguments, "--modules", tmp_path)
         assert outcome.code == 2
         assert outcome.err.startswith(f"error: {tmp_path}: no class modules there")
+
+    def test_what_does_not_exist_is_named(self, shop: Shop, tmp_path: Path) -> None:
+        arguments = ("diagnose", shop / "weak.safetensors", "--data", shop / "data.npz")
+        outcome = call(*arguments, "--modules", tmp_path / "none")
+        assert outcome.code == 2
+        assert f"{tmp_path / 'none'}: no such class module or folder of them" in outcome.err
+
+    def test_takes_files_beside_folders_and_classes_of_other_names(
+        self, shop: Shop, tmp_path: Path
+    ) -> None:
+        cat, ship = (shop / "modules" / f"{name}.safetensors" for name in ("cat", "ship"))
+        (tmp_path / "ship.safetensors").write_bytes(ship.read_bytes())
+        arguments = ("diagnose", shop / "weak.safetensors", "--data", shop / "data.npz", "--json")
+        modules = ("--modules", tmp_path, "--modules", cat)
+        found = succeed(*arguments, *modules, "--modules", f"dog={cat}").json
+        tried = {verdict["target"] for verdict in found["modules"]} | found["not_tried"].keys()
+        assert tried == {"cat", "dog", "ship"}
+        outcome = call(*arguments, *modules, "--modules", shop / "modules")
+        assert outcome.code == 2
+        assert "--modules names two class modules of" in outcome.err
+
+    def test_takes_class_modules_of_the_zoo(self, shop: Shop) -> None:
+        arguments = ("diagnose", shop / "weak.safetensors", "--data", shop / "data.npz", "--json")
+        found = succeed(*arguments, "--modules", "zoo:rescnn-cifar10-horse").json
+        assert found["not_tried"] == {"horse": "no such class in the data"}
+
+    def test_a_patched_model_is_looked_at_with_its_patches(self, shop: Shop) -> None:
+        patched = shop / "patched.safetensors"
+        arguments = ("diagnose", patched, "--data", shop / "data.npz", "--json")
+        outcome = succeed(*arguments, "--modules", shop / "modules")
+        assert "patched classes may look too good" in outcome.err
+        found = outcome.json
+        assert found["not_tried"]["cat"] == "the class is patched already; unpatch"
+        tried = {verdict["target"] for verdict in found["modules"]} | found["not_tried"].keys()
+        assert tried == set(CLASSES)
+        images = load_data(str(shop / "data.npz")).calibration
+        recall = evaluate(load_as(PatchedModel, patched), images).recall
+        for finding in found["classes"]:
+            expected = recall[images.classes.index(finding["class"])].item()
+            assert finding["recall"]["estimate"] == pytest.approx(expected)

@@ -3,10 +3,13 @@
 import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cnnsplitter import recipes
+from cnnsplitter.commands.tables import show_changes
+from cnnsplitter.terminal import Terminal
 from shop import Outcome, call, files_in, succeed, write_npz
 
 RECIPE = """
@@ -134,3 +137,19 @@ def test_a_folder_without_a_report_is_named(tmp_path: Path) -> None:
     assert outcome.code == 2
     assert "report.json: no such file" in outcome.err
     assert files_in(tmp_path) == {}
+
+
+def test_the_multiply_adds_of_a_gated_patch_have_a_line_of_their_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    figures = ("precision", "recall", "f1", "other")
+    row: dict[str, Any] = {
+        f"{name}_{stage}": 0.5 for name in figures for stage in ("before", "after")
+    }
+    row |= {"target": "cat", "n_target": 1, "n_other": 3, "macs_weak": 10, "macs_patched": 30}
+    show_changes([row], Terminal())
+    assert "gated" not in capsys.readouterr().out
+    show_changes([row | {"macs_gated": 15, "run_share": 0.25}], Terminal())
+    *_, ungated, gated = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert ungated == ["multiply-adds", "10", "30", "x", "3.0"]
+    assert gated == ["multiply-adds,", "gated:", "run", "on", "25%", "10", "15", "x", "1.5"]

@@ -41,6 +41,11 @@ def test_mean_multiply_adds_are_those_of_what_is_run() -> None:
     assert found.models["gated"].multiply_adds == pytest.approx(mean, abs=1)
     assert found.patch_share == pytest.approx((1 + share) / 2, abs=0.01)
     assert all(cost.latency_ms for cost in found.models.values())
+    weak_row, patched_row, gated_row = found.rows()
+    assert (weak_row["model"], patched_row["model"]) == ("weak, cat, dog", "patched, cat, dog")
+    assert gated_row["model"] == f"gated, runs cat on {share:.0%}, dog on 100% of the images"
+    assert gated_row["multiply_adds"] == found.models["gated"].multiply_adds
+    assert {row["images_at_once"] for row in found.rows()} == {len(IMAGES)}
 
 
 def test_without_gates_all_is_run() -> None:

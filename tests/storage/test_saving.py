@@ -309,6 +309,15 @@ def test_hooks_that_a_file_would_lose_are_refused(tmp_path: Path) -> None:
 
 def test_load_as_names_both_kinds(tmp_path: Path) -> None:
     save(toys.classifier(), tmp_path / "model")
-    with pytest.raises(StorageError, match="model: holds a Classifier, not a ClassModule"):
+    with pytest.raises(
+        StorageError, match="model: holds a Classifier, not a ClassModule; split it"
+    ):
         load_as(ClassModule, tmp_path / "model")
+    with pytest.raises(StorageError, match="not a ComposedModel; give a file that holds a Comp"):
+        load_as(ComposedModel, tmp_path / "model")
     assert isinstance(load_as(Classifier, tmp_path / "model"), Classifier)
+    save(toys.class_module(toys.classifier(), toys.classifier().classes[0]), tmp_path / "part")
+    with pytest.raises(
+        StorageError, match=r"part: holds a ClassModule, not a Classifier; .* whole"
+    ):
+        load_as(Classifier, tmp_path / "part")

@@ -1,11 +1,12 @@
 """The command that finds what a weak model is poor at, and what would help."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cnnsplitter.commands.loading import gather_modules, load_weak, parts_of
 from cnnsplitter.commands.options import (
     Channels,
     Data,
@@ -18,25 +19,32 @@ from cnnsplitter.commands.options import (
     Settings,
     Size,
     builder,
-    load_model,
     open_fitting_data,
 )
-from cnnsplitter.errors import SettingsError
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
     from cnnsplitter.class_modules import ClassModule
+    from cnnsplitter.classifier import Classifier
+    from cnnsplitter.data import Splits
     from cnnsplitter.patches.diagnosis import ClassFinding
     from cnnsplitter.patches.guard import Verdict
-    from cnnsplitter.storage.unpacking import Builder
+    from cnnsplitter.patches.patching import PatchedModel
 
 
 def diagnose(
     context: typer.Context,
-    weak: Annotated[Path, typer.Argument(help="The weak model, saved by this package.")],
+    weak: Annotated[
+        Path,
+        typer.Argument(help="The weak model; class modules join those of a patched one, refitted."),
+    ],
     data: Data,
     modules: Annotated[
-        Path | None, typer.Option(help="Folder of class modules to try on held-out images.")
+        list[str] | None,
+        typer.Option(
+            help="Class modules to try on held-out images: a folder, a file, or CLASS=FILE; "
+            "repeatable."
+        ),
     ] = None,
     test: Annotated[
         bool,
@@ -57,20 +65,18 @@ def diagnose(
     It is looked at on calibration images. Class modules are tried on them, too, each by a fit that
     has not seen the image.
     """
-    from cnnsplitter.classifier import Classifier
     from cnnsplitter.patches.diagnosis import diagnose as examine
-    from cnnsplitter.patches.diagnosis import try_modules
 
     terminal = Terminal(json, quiet)
     build = builder(context)
-    model = load_model(Classifier, weak, build)
-    parts, skipped = ({}, {}) if modules is None else _load_folder(modules, build)
+    model = load_weak(weak, build)
+    parts, skipped = gather_modules(modules or (), build)
     with terminal:
         images = open_fitting_data(context, terminal, {weak: model})
         findings = examine(model, images.test if test else images.calibration)
-        fitting = {name: part for name, part in parts.items() if name in images.classes}
-        verdicts, refused = try_modules(model, fitting, images)
-    refused |= dict.fromkeys(parts.keys() - fitting.keys(), "no such class in the data")
+        verdicts, refused = _tried(model, parts, images)
+    if parts_of(model)[1] and not test:
+        terminal.note("patched classes may look too good: their patches know these images")
     refused |= skipped
     _show_findings(findings, "test" if test else "calibration", terminal)
     _show_verdicts(verdicts, refused, terminal)
@@ -84,37 +90,19 @@ def diagnose(
     )
 
 
-def _load_folder(
-    folder: Path, build: "Builder | None"
-) -> "tuple[dict[str, ClassModule], dict[str, str]]":
-    """Load all class modules of a folder, by their classes; say why other files are left out."""
-    from cnnsplitter.class_modules import ClassModule
-    from cnnsplitter.errors import StorageError
-    from cnnsplitter.storage.saving import describe
+def _tried(
+    model: "Classifier | PatchedModel", parts: "Mapping[str, ClassModule]", images: "Splits"
+) -> "tuple[list[Verdict], dict[str, str]]":
+    """Judge class modules; return the verdicts, and by class why others could not be tried."""
+    from cnnsplitter.patches.diagnosis import try_modules
 
-    found: dict[str, ClassModule] = {}
-    files: dict[str, Path] = {}
-    skipped: dict[str, str] = {}
-    for path in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
-        try:
-            manifest = describe(path)
-        except StorageError as error:
-            skipped[path.name] = str(error)
-            continue
-        if manifest["kind"] != "class-module":
-            skipped[path.name] = f"it holds a model of the kind {manifest['kind']}"
-            continue
-        module = load_model(ClassModule, path, build)
-        name = module.source_class
-        if name in found:
-            raise SettingsError(
-                f"{folder}: {files[name].name} and {path.name} are both class modules of "
-                f"{name!r}; keep one there"
-            )
-        found[name], files[name] = module, path
-    if not found:
-        raise SettingsError(f"{folder}: no class modules there; split a strong model into it")
-    return found, skipped
+    weak, known = parts_of(model)
+    new = {name: part for name, part in parts.items() if name not in known}
+    fitting = {name: part for name, part in new.items() if name in images.classes}
+    verdicts, refused = try_modules(weak, fitting, images, known=known)
+    refused |= dict.fromkeys(new.keys() - fitting.keys(), "no such class in the data")
+    refused |= dict.fromkeys(parts.keys() & known.keys(), "the class is patched already; unpatch")
+    return verdicts, refused
 
 
 def _show_findings(findings: "Sequence[ClassFinding]", images: str, terminal: Terminal) -> None:

@@ -24,7 +24,7 @@ from cnnsplitter.commands.options import (
     open_fitting_data,
 )
 from cnnsplitter.commands.tables import (
-    costs_of,
+    cost_of,
     outline_lines,
     show_changes,
     show_costs,
@@ -82,27 +82,43 @@ def evaluate(
             first = _with_classes_of(models["after"], models["before"])
             comparison = compare(first, models["after"], images.test)
             evaluations = {"before": comparison.before, "after": comparison.after}
-    costs = costs_of(models, images.input_shape, latency) | _gated_costs(models, images.test)
+    costs, at_once = _costs(models, images.test, latency)
     for name, evaluation in evaluations.items():
         show_evaluation(evaluation, terminal, name)
     result: dict[str, Any] = {name: e.to_json() for name, e in evaluations.items()}
     if comparison is not None:
         show_comparison(comparison, terminal)
         result["comparison"] = comparison.to_json()
-    show_costs(costs, terminal)
-    terminal.result(result | {"cost": {name: vars(cost) for name, cost in costs.items()}})
+    show_costs(costs, terminal, at_once)
+    terminal.result(
+        result
+        | {"images_at_once": at_once}
+        | {"cost": {name: vars(cost) for name, cost in costs.items()}}
+    )
 
 
-def _gated_costs(models: "Mapping[str, nn.Module]", images: "ImageSet") -> "dict[str, Cost]":
-    """Return the mean cost on the images of models with gates; ``costs_of`` shows the most."""
-    from cnnsplitter.patches.cost import expected_cost, run_shares
+def _costs(
+    models: "Mapping[str, nn.Module]", images: "ImageSet", latency: bool
+) -> "tuple[dict[str, Cost], int]":
+    """Return costs, of gated patches the most and the mean, and how many images are timed at once.
+
+    All are timed on batches of one size, because gates do nothing for a single image.
+    """
+    from cnnsplitter.cost import measure_cost
+    from cnnsplitter.patches.cost import measure_patch_cost, timed_images
     from cnnsplitter.patches.patching import PatchedModel
 
-    return {
-        f"{name}, with its gates": expected_cost(model, run_shares(model, images))
-        for name, model in models.items()
-        if isinstance(model, PatchedModel) and any(model.joint.gates)
-    }
+    shape, at_once = images.images.shape, len(timed_images(images))
+    costs: dict[str, Cost] = {}
+    for name, model in models.items():
+        if not isinstance(model, PatchedModel):
+            costs[name] = measure_cost(model, shape, latency=latency, batch_size=at_once)
+            continue
+        found = measure_patch_cost(model, images, latency=latency).models
+        costs[name] = found["patched"]
+        if "gated" in found:
+            costs[f"{name}, with its gates"] = found["gated"]
+    return costs, at_once
 
 
 def _load_whole(path: Path, build: "Builder | None") -> "Classifier | ComposedModel | PatchedModel":
@@ -190,7 +206,7 @@ def _expected(model: "nn.Module", made: "Mapping[str, Any]") -> list[dict[str, A
 
 def _size(model: "nn.Module", input_shape: tuple[int, int, int]) -> dict[str, Any]:
     selection = getattr(model, "selection", None)
-    cost = vars(costs_of({"part": model}, input_shape, False)["part"])
+    cost = vars(cost_of(model, input_shape))
     units = selection and f"{int(selection.keep.sum())} of {len(selection.keep)}"
     return {"units_kept": units, **{k: v for k, v in cost.items() if v is not None}}
 

@@ -72,7 +72,9 @@ Channels = Annotated[
 Root = Annotated[
     Path | None, typer.Option("--root", help="Folder of downloaded data sets, for data by name.")
 ]
-Latency = Annotated[bool, typer.Option("--latency", help="Measure the time for one image, too.")]
+Latency = Annotated[
+    bool, typer.Option("--latency", help="Measure the time too, per image of a batch of up to 256.")
+]
 Population = Annotated[
     int | None, typer.Option("--population", help="Individuals per class; parents and elites too.")
 ]

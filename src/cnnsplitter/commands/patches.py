@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cnnsplitter.commands.evaluations import show_comparison
+from cnnsplitter.commands.loading import load_modules, load_weak, parts_of
 from cnnsplitter.commands.options import (
     Channels,
     Data,
@@ -141,8 +142,8 @@ def patch(
     terminal, build = Terminal(json, quiet, verbose=verbose), builder(context)
     fitting = Fitting(calibration, rule, objective, floor, gate)
     rivals = _rivals(baselines, strong, build, seed, terminal)
-    model, known = _load_weak(weak, build)
-    parts = known | _load_modules(modules, build, known)
+    model, known = parts_of(load_weak(weak, build))
+    parts = known | load_modules(modules, build, known)
     with terminal:
         images = open_fitting_data(context, terminal, {weak: model})
     if dry_run:
@@ -249,8 +250,8 @@ class _Attached:
     def to_json(self) -> dict[str, Any]:
         """Return figures, costs and the share of images that each class module runs on."""
         cost = {name: vars(cost) for name, cost in self.cost.models.items()}
-        shares = dict(self.cost.run_share)
-        return {"cost": cost, "run_share": shares, **self.comparison.to_json()}
+        facts = {"run_share": dict(self.cost.run_share), "images_at_once": self.cost.images_at_once}
+        return {"cost": cost, **facts, **self.comparison.to_json()}
 
 
 def _attach(
@@ -275,7 +276,7 @@ def _attach(
 
 def _show(attached: _Attached, terminal: Terminal) -> None:
     show_comparison(attached.comparison, terminal)
-    show_costs(attached.cost.models, terminal)
+    show_costs(attached.cost.models, terminal, attached.cost.images_at_once)
     if "gated" in attached.cost.models:
         shares = attached.cost.run_share.items()
         runs = ", ".join(f"{name} on {share:.0%}" for name, share in shares)
@@ -283,48 +284,6 @@ def _show(attached: _Attached, terminal: Terminal) -> None:
             f"Gates run the class modules of {runs} of the test images: "
             f"{attached.cost.patch_share:.0%} of the multiply-adds of the ungated patch."
         )
-
-
-def _load_weak(path: Path, build: "Builder | None") -> "tuple[Classifier, dict[str, ClassModule]]":
-    """Load a weak model, and the class modules that are attached to it by their classes."""
-    from torch import nn
-
-    from cnnsplitter.classifier import Classifier
-    from cnnsplitter.patches.patching import PatchedModel
-
-    model = load_model(nn.Module, path, build)
-    if isinstance(model, PatchedModel):
-        return model.weak, {part.target: part.module for part in model.patches}
-    if not isinstance(model, Classifier):
-        raise SettingsError(f"{path}: holds a {type(model).__name__}; give a whole classifier")
-    return model, {}
-
-
-def _load_modules(
-    texts: list[str], build: "Builder | None", known: "Mapping[str, ClassModule]"
-) -> dict[str, "ClassModule"]:
-    """Load class modules, by the names of the classes that they are to patch."""
-    from cnnsplitter.class_modules import ClassModule
-
-    modules: dict[str, ClassModule] = {}
-    for text in texts:
-        name, path = _named(text)
-        module = load_model(ClassModule, path, build)
-        target = name or module.source_class
-        if target in modules:
-            raise SettingsError(f"--with names the class {target!r} twice; keep one")
-        if target in known:
-            raise SettingsError(f"class {target!r} is patched already; take that away: unpatch")
-        modules[target] = module
-    return modules
-
-
-def _named(text: str) -> tuple[str | None, Path]:
-    """Split ``CLASS=FILE``; a file whose own name holds ``=`` is taken as a file."""
-    name, equals, path = text.partition("=")
-    if Path(text).exists() or not equals:
-        return None, Path(text)
-    return name, Path(path)
 
 
 def unpatch(
@@ -346,15 +305,24 @@ def unpatch(
     """
     require_free(out, force)
     from cnnsplitter.patches.patching import PatchedModel
-    from cnnsplitter.storage.saving import save
+    from cnnsplitter.storage.saving import describe, save
 
     patched = load_model(PatchedModel, file, builder(context))
     left = patched.without(*(classes or patched.targets))
-    made = details(unpatched=file.name)
+    made = details(unpatched=file.name, **_known_of(left.targets, describe(file)["details"]))
     save(left if left.targets else left.weak, out, details=made, overwrite=force)
     terminal = Terminal(json)
     terminal.line(f"Patched classes left: {', '.join(left.targets) or 'none'}. Written to {out}")
     terminal.result({"file": str(out), "patched": list(left.targets)})
+
+
+def _known_of(targets: tuple[str, ...], made: "Mapping[str, Any]") -> dict[str, Any]:
+    """Return what is known of the patches that are left: gates look at the weak model alone."""
+    return {
+        key: {name: value for name, value in made[key].items() if name in targets}
+        for key in ("guard", "run_share")
+        if targets and isinstance(made.get(key), dict)
+    }
 
 
 def register(app: typer.Typer) -> None:

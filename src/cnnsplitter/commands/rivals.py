@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cnnsplitter.commands.tables import costs_of
+from cnnsplitter.commands.tables import cost_of
 from cnnsplitter.errors import ModelError
 from cnnsplitter.terminal import Terminal
 
@@ -42,7 +42,7 @@ class Rivals:
         before = patched.unpatched()
         for method, model in self._models(weak, patched, images, fitting):
             found = compare(before, model, images.test, patched.targets).rows()
-            cost = costs_of({method: model}, images.input_shape, False)[method]
+            cost = cost_of(model, images.input_shape)
             rows += [
                 {"method": method, **row, "multiply_adds": cost.multiply_adds} for row in found
             ]
@@ -57,20 +57,27 @@ class Rivals:
         yield "patch", patched
         modules = {part.target: part.module for part in patched.patches}
         rivals: dict[str, Mapping[str, ClassModule]] = {}
-        if self.strong is not None:
+        if self.strong is None:
+            self.terminal.note("no baselines 'whole strong' and 'random': they need --strong")
+        else:
             rivals["whole strong"] = baselines.whole_strong(self.strong, modules)
             rivals["random"] = baselines.random_modules(self.strong, modules, self.seed)
         for name, others in rivals.items():
             yield name, patch(weak, others, images, **vars(fitting))
-        # A weak model that lacks a class has no output that could be trained for it.
-        if weak.classes == images.classes:
-            try:
-                last = baselines.retrain_last_layer(weak, images.calibration)
-            except ModelError as error:
-                self.terminal.note(f"no baseline 'last layer': {error}")
-            else:
-                yield "last layer", last
-            yield "fine-tuned", baselines.fine_tune(weak, images, seed=self.seed)
+        added = [name for name in images.classes if name not in weak.classes]
+        if added:
+            self.terminal.note(
+                "no baselines 'last layer' and 'fine-tuned': the weak model has no output for "
+                f"{', '.join(added)}"
+            )
+            return
+        try:
+            last = baselines.retrain_last_layer(weak, images.calibration)
+        except ModelError as error:
+            self.terminal.note(f"no baseline 'last layer': {error}")
+        else:
+            yield "last layer", last
+        yield "fine-tuned", baselines.fine_tune(weak, images, seed=self.seed)
 
 
 def show_rivals(rows: Sequence[Mapping[str, Any]], terminal: Terminal) -> None:

@@ -55,44 +55,45 @@ def _changes(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             change += f" ({low:+.1f} to {high:+.1f})"
         yield {"class": name, "figure": title, "before": before, "after": after, "change": change}
         name = ""
-    if "macs_weak" in row:
-        before, after = row["macs_weak"], row["macs_patched"]
-        change = f"x {after / before:.1f}"
-        yield {
-            "class": name,
-            "figure": "multiply-adds",
-            "before": before,
-            "after": after,
-            "change": change,
-        }
+    for key in ("macs_patched", "macs_gated"):
+        if key in row:
+            before, after = row["macs_weak"], row[key]
+            runs = f", gated: run on {row['run_share']:.0%}" if key == "macs_gated" else ""
+            yield {
+                "class": name,
+                "figure": f"multiply-adds{runs}",
+                "before": before,
+                "after": after,
+                "change": f"x {after / before:.1f}",
+            }
 
 
-def costs_of(
-    models: Mapping[str, "nn.Module"], input_shape: tuple[int, int, int], latency: bool
-) -> dict[str, "Cost"]:
-    """Measure what each model costs; of gated patches the most that one image can cost."""
+def cost_of(model: "nn.Module", input_shape: tuple[int, int, int]) -> "Cost":
+    """Count what a model costs; of gated patches the most that one image can cost."""
     from cnnsplitter.cost import measure_cost
     from cnnsplitter.patches.cost import ungated
     from cnnsplitter.patches.patching import PatchedModel
 
-    return {
-        name: measure_cost(
-            ungated(model) if isinstance(model, PatchedModel) else model,
-            input_shape,
-            latency=latency,
-        )
-        for name, model in models.items()
-    }
+    whole = ungated(model) if isinstance(model, PatchedModel) else model
+    return measure_cost(whole, input_shape)
 
 
-def show_costs(costs: Mapping[str, "Cost"], terminal: Terminal) -> None:
-    """Print what each model costs and, of two, how many times the first the second is."""
+def show_costs(costs: Mapping[str, "Cost"], terminal: Terminal, at_once: int) -> None:
+    """Print what each model costs and, of two, how many times the first the second is.
+
+    Args:
+        costs: By the models' names.
+        terminal: Where to.
+        at_once: How many images were run at a time where the time was measured.
+    """
     rows = [{"model": name} | vars(cost) for name, cost in costs.items()]
     if len(costs) == 2:
         first, second = costs.values()
         ratio = second.relative_to(first)
         rows.append({"model": "ratio", **vars(ratio), "latency_ms": ratio.latency})
-    terminal.table("Cost", rows)
+    timed = any(cost.latency_ms is not None for cost in costs.values())
+    note = f" (the latency is that per image of {at_once} at once)" if timed else ""
+    terminal.table(f"Cost{note}", rows)
 
 
 def show_split(result: Mapping[str, Any], terminal: Terminal) -> None:

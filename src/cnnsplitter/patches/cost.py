@@ -22,10 +22,12 @@ class PatchCost:
         models: ``weak``, ``patched`` (every class module runs on every image) and, if there are
             gates, ``gated``, whose multiply-adds are the mean over the images.
         run_share: Share of the images that each class module runs on, by its class.
+        images_at_once: So many are run at a time where the time is measured.
     """
 
     models: Mapping[str, Cost]
     run_share: Mapping[str, float]
+    images_at_once: int
 
     @property
     def patch_share(self) -> float:
@@ -33,6 +35,16 @@ class PatchCost:
         weak, patched = self.models["weak"].multiply_adds, self.models["patched"].multiply_adds
         last = list(self.models.values())[-1].multiply_adds
         return (last - weak) / (patched - weak) if patched > weak else 1.0
+
+    def rows(self) -> list[dict[str, str | int | float | None]]:
+        """Return one flat row per model; that of ``gated`` tells the share of each run."""
+        runs = ", ".join(f"{name} on {share:.0%}" for name, share in self.run_share.items())
+        titles = {name: f"{name}, {', '.join(self.run_share)}" for name in self.models}
+        titles |= {"gated": f"gated, runs {runs} of the images"}
+        return [
+            {"model": titles[name], **vars(cost), "images_at_once": self.images_at_once}
+            for name, cost in self.models.items()
+        ]
 
 
 def measure_patch_cost(
@@ -50,13 +62,14 @@ def measure_patch_cost(
     costs = {n: measure_cost(model, patched.input_shape) for n, model in models.items()}
     if any(gate is not None for gate in patched.joint.gates):
         models["gated"], costs["gated"] = patched, expected_cost(patched, shares)
+    timed = timed_images(data)
     if latency:
-        images = next(timed_images(data).batches(_TIMED))[0]
+        images = next(timed.batches(_TIMED))[0]
         for name, model in models.items():
             with eval_mode(model), torch.no_grad():
                 time = latency_of(model, to_device(images, device_of(model)))
             costs[name] = replace(costs[name], latency_ms=time)
-    return PatchCost(costs, shares)
+    return PatchCost(costs, shares, len(timed))
 
 
 def expected_cost(patched: PatchedModel, shares: Mapping[str, float]) -> Cost:

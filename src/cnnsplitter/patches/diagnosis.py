@@ -16,7 +16,7 @@ from cnnsplitter.intervals import Interval
 from cnnsplitter.patches.combining import Layout
 from cnnsplitter.patches.fitting import Fitting
 from cnnsplitter.patches.guard import Verdict, judge
-from cnnsplitter.patches.patching import known_classes
+from cnnsplitter.patches.patching import PatchedModel, known_classes
 
 _CONFUSIONS = 3
 
@@ -64,7 +64,7 @@ class ClassFinding:
         }
 
 
-def diagnose(weak: Classifier, data: ImageSet) -> tuple[ClassFinding, ...]:
+def diagnose(weak: Classifier | PatchedModel, data: ImageSet) -> tuple[ClassFinding, ...]:
     """Find the classes that a model is poor at, the poorest first.
 
     Args:
@@ -87,6 +87,8 @@ def try_modules(
     modules: Mapping[str, ClassModule],
     data: Splits,
     fitting: Fitting | None = None,
+    *,
+    known: Mapping[str, ClassModule] | None = None,
 ) -> tuple[list[Verdict], dict[str, str]]:
     """Judge each class module alone on held-out calibration images.
 
@@ -95,6 +97,8 @@ def try_modules(
         modules: Class modules by the names of the classes that they are to score.
         data: The weak model's data.
         fitting: How patches are fitted.
+        known: Likewise the class modules that the weak model has already; they are fitted anew
+            with each that is tried.
 
     Returns:
         The verdicts, the most helpful first, and by class why others could not be tried.
@@ -102,15 +106,16 @@ def try_modules(
     verdicts, refused = [], {}
     for target, module in modules.items():
         try:
-            images = data.calibration.relabel(known_classes(weak, [target], data.classes))
-            judgement = judge(weak, {target: module}, images, fitting)
+            tried = {**(known or {}), target: module}
+            images = data.calibration.relabel(known_classes(weak, tried, data.classes))
+            judgement = judge(weak, tried, images, fitting)
             verdicts.append(judgement.verdicts[target])
         except CnnSplitterError as error:
             refused[target] = str(error)
     return sorted(verdicts, key=lambda verdict: -verdict.f1.low), refused
 
 
-def _evaluated(weak: Classifier, data: ImageSet) -> Evaluation:
+def _evaluated(weak: Classifier | PatchedModel, data: ImageSet) -> Evaluation:
     if not set(weak.classes) < set(data.classes) or not len(data):
         return evaluate(weak, data)
     layout = Layout.of(data.classes, weak.classes, ())

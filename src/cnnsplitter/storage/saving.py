@@ -16,6 +16,17 @@ from cnnsplitter.storage.unpacking import Builder, unpack
 from cnnsplitter.zoo import located
 
 M = TypeVar("M")
+_WAYS_OUT = {
+    ("ClassModule", "Classifier"): "a class module scores one class; give the whole model",
+    ("PatchedModel", "Classifier"): "take its patches away first, with unpatch",
+    ("ComposedModel", "Classifier"): "give the model that it was split from",
+    ("Classifier", "ClassModule"): "split it, and give one of its class modules",
+    ("Subtask", "ClassModule"): "split the whole model, and give one of its class modules",
+    ("PatchedModel", "ClassModule"): "give a file that split has written",
+    ("ComposedModel", "ClassModule"): "give a file that split has written",
+    ("Classifier", "PatchedModel"): "it has no patches; give a file that patch has written",
+}
+"""What to do, by the kind that a file holds and the kind that is wanted."""
 
 
 def save(
@@ -82,7 +93,9 @@ def load_as(kind: type[M], path: str | Path, *, build: Builder | None = None) ->
     """Read a file that must hold a model of one kind, such as ``ClassModule``."""
     model = load(path, build=build)
     if not isinstance(model, kind):
-        raise StorageError(f"{path}: holds a {type(model).__name__}, not a {kind.__name__}")
+        found, wanted = type(model).__name__, kind.__name__
+        way_out = _WAYS_OUT.get((found, wanted), f"give a file that holds a {wanted}")
+        raise StorageError(f"{path}: holds a {found}, not a {wanted}; {way_out}")
     return model
 
 
