@@ -60,7 +60,7 @@ LAYERS = (
     {"patches", "subtasks"},
     {"storage", "results", "doctor", "figures", "composition"},
     {"recipes", "run_folder", "exporting"},
-    {"report"},
+    {"report", "run_data"},
     {"pipeline", "hub"},
     {"planning"},
     {"terminal"},

@@ -112,6 +112,13 @@ def test_known_file_names() -> None:
     assert file_name("\udc80") != file_name("?")
 
 
+def test_long_names_are_cut_and_stay_different() -> None:
+    first, second = ("k" * 300 + end for end in "ab")
+    assert len(file_name(first)) == len(file_name("\u2603" * 90)) == 200
+    assert file_name(first) != file_name(second)
+    assert file_name("k" * 200) == "k" * 200
+
+
 class TestFindRuns:
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:

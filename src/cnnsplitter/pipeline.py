@@ -6,14 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.class_modules import ComposedModel, compose, require_same_shape
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.cost import measure_cost
-from cnnsplitter.data import ImageSet, Splits, load_data
+from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.errors import require_known
 from cnnsplitter.evaluation import compare, evaluate
 from cnnsplitter.importance import Importance, measure_importance
@@ -23,7 +22,7 @@ from cnnsplitter.patches.cost import measure_patch_cost, timed_images
 from cnnsplitter.patches.diagnosis import try_modules
 from cnnsplitter.patches.patching import PatchedModel, patch
 from cnnsplitter.progress import Progress, silent
-from cnnsplitter.recipes import TARGET, DataSettings, ModelSettings, Recipe
+from cnnsplitter.recipes import ModelSettings, Recipe
 from cnnsplitter.report import (
     Evidence,
     Report,
@@ -41,6 +40,7 @@ from cnnsplitter.results import (
     write_json,
     write_results,
 )
+from cnnsplitter.run_data import RunData
 from cnnsplitter.run_folder import claim_folder, file_name
 from cnnsplitter.scoring import CutScorer
 from cnnsplitter.search import GeneticSearch, Search
@@ -100,17 +100,18 @@ class Run:
             require_same_shape({"strong_data": strong.input_shape, "weak_data": weak.input_shape})
 
     @cached_property
+    def data(self) -> RunData:
+        """The images."""
+        return RunData(self.recipe, self.places, self.progress)
+
+    @property
     def strong_data(self) -> Splits:
         """The strong model's images."""
-        return self._load(self.recipe.strong_data, self.recipe.strong_data.source)
+        return self.data.strong
 
     def weak_data(self, target: str) -> Splits:
         """The images of the weak model that is poor at ``target``."""
-        settings = self.recipe.weak_data
-        data = self._load(settings, settings.source.replace(TARGET, target))
-        require_known("target class of the weak model", target, data.classes)
-        most = self.recipe.weak.target_images
-        return data if most is None else _with_scarce_class(data, target, most, self.recipe.seed)
+        return self.data.weak(target)
 
     @cached_property
     def strong(self) -> Classifier:
@@ -296,16 +297,6 @@ class Run:
             return f"not judged: {refused[target]}"
         return "kept" if verdicts[0].helps else f"not kept: {verdicts[0]}"
 
-    def _load(self, settings: DataSettings, source: str) -> Splits:
-        data = load_data(
-            source,
-            places=self.places,
-            shares=settings.shares,
-            seed=self.recipe.seed,
-            progress=self.progress,
-        )
-        return data.balanced(self.recipe.seed) if settings.balance else data
-
     def untrained(self, settings: ModelSettings, data: Splits) -> Classifier:
         """Return an untrained model that is known to take the images."""
         net, architecture = build_model(
@@ -357,16 +348,6 @@ def _is_ranked(search: Search) -> bool:
 def _builder(settings: ModelSettings) -> Builder:
     """Return what builds a recipe's network again, as the recipe and not a file says."""
     return lambda _: build_with_factory(settings.model, settings.arguments)
-
-
-def _with_scarce_class(data: Splits, target: str, most: int, seed: int) -> Splits:
-    """Leave at most ``most`` training images of ``target``."""
-    label = data.classes.index(target)
-    positions = (data.train.labels == label).nonzero().flatten()
-    order = torch.randperm(len(positions), generator=torch.Generator().manual_seed(seed))
-    keep = torch.ones(len(data.train), dtype=torch.bool)
-    keep[positions[order[most:]]] = False
-    return Splits(data.train.take(keep), data.search, data.calibration, data.test)
 
 
 def save_modules(found: Split, folder: Path, details: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -18,6 +19,8 @@ from cnnsplitter.results import read_json, write_json
 
 M = TypeVar("M", bound=BaseModel)
 RECIPE = "recipe.json"
+_LONGEST_NAME = 200
+"""Letters of a file name without what comes before and after; file systems take 255."""
 _WRITTEN = (
     "report.json",
     "report.html",
@@ -183,7 +186,11 @@ def _read(path: Path) -> Any:
 def file_name(name: str) -> str:
     """Return a class name as a file name: safe in any folder, and different for each name."""
     # Dots are left alone by quote, but ".." must not leave the folder.
-    return quote(name, safe="", errors="surrogatepass").replace(".", "%2E")
+    quoted = quote(name, safe="", errors="surrogatepass").replace(".", "%2E")
+    if len(quoted) <= _LONGEST_NAME:
+        return quoted
+    digest = blake2b(quoted.encode(), digest_size=16).hexdigest()
+    return f"{quoted[: _LONGEST_NAME - len(digest) - 1]}~{digest}"
 
 
 def _is_passing(path: Path) -> bool:

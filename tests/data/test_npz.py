@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cnnsplitter.data import ArrayImages, ImageSet, load_npz
+from cnnsplitter.data import ArrayImages, ImageSet, load_npz, npz
 from cnnsplitter.errors import DataError
 
 Arrays = dict[str, Any]
@@ -196,3 +196,43 @@ def test_real_files_read_as_numpy_reads_them(name: str, part: str) -> None:
         expected = saved[f"x_{part}"][some.rows.numpy()]
         assert some.labels.tolist() == saved[f"y_{part}"][some.rows.numpy()].tolist()
     assert (pixels(some).reshape(expected.shape) == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("key", "many", "words"),
+    [
+        ("y_train", np.zeros(2**27, np.uint8), "holds 6 images but y_train 134217728 labels"),
+        ("y_train", np.zeros((2**27, 1), np.uint8), r"labels must be \[N\], got shape"),
+        ("classes", np.array(["a"]).repeat(2**23), "classes has 33,554,560 bytes"),
+    ],
+)
+def test_more_labels_or_names_than_images_are_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, many: np.ndarray, words: str
+) -> None:
+    np.savez_compressed(tmp_path / "a.npz", **{**arrays(), key: many})
+    read = npz.npy.read_array
+
+    def small(file: Any, **options: Any) -> Any:
+        found = read(file, **options)
+        assert found.size < 1000
+        return found
+
+    monkeypatch.setattr(npz.npy, "read_array", small)
+    with pytest.raises(DataError, match=words):
+        load_npz(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("name", ["\ud800x", "a\0b"])
+def test_class_names_that_no_file_can_hold_are_refused(tmp_path: Path, name: str) -> None:
+    np.savez(tmp_path / "a.npz", **{**arrays(), "classes": np.array([name, "bee", "cow"])})
+    with pytest.raises(DataError, match="no text that a file can hold; rename"):
+        load_npz(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_pixels_too_large_for_single_precision_are_refused(
+    tmp_path: Path, save: Callable[..., None]
+) -> None:
+    save(tmp_path / "a.npz", **{**arrays(), "x_train": np.full((6, 4, 5, 3), 1e300)})
+    with pytest.raises(DataError, match="image 0 holds NaN or infinite values"):
+        load_npz(tmp_path / "a.npz")

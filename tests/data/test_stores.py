@@ -85,3 +85,8 @@ def test_a_memory_map_stays_on_disk(tmp_path: Path) -> None:
     store = ArrayImages("m", mapped)
     assert store.array is mapped
     assert torch.equal(store.read(torch.tensor([5, 1, 5])), PIXELS[[5, 1, 5]])
+
+
+def test_values_too_large_for_single_precision_are_refused() -> None:
+    with pytest.raises(DataError, match="NaN or infinite"):
+        TensorImages("t", torch.full((2, 3, 4, 5), 1e300, dtype=torch.float64))

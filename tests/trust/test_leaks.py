@@ -1,17 +1,32 @@
 """No image that a figure is measured on was seen before, whatever the user's set holds."""
 
 import math
+import re
+from importlib import resources
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from cnnsplitter.data import ImageSet, Splits, load_data, make_splits, mix_splits, near_twins
+from cnnsplitter.data import (
+    ImageSet,
+    Splits,
+    load_data,
+    make_splits,
+    mix_splits,
+    near_twins,
+    unseen,
+)
+from cnnsplitter.errors import DataError
+from cnnsplitter.pipeline import Run
+from cnnsplitter.recipes import Recipe, load_recipe
+from shop import call
 
 CLASSES = ("ant", "bee", "cow")
 
@@ -32,6 +47,11 @@ def set_of(pictures: Tensor, labels: Tensor, *, brightness: int = 0) -> ImageSet
 
 def pixels(data: ImageSet) -> set[bytes]:
     return {image.numpy().tobytes() for image in data.images.read(data.rows)}
+
+
+def labelled(data: ImageSet) -> list[tuple[int, bytes]]:
+    images = (image.numpy().tobytes() for image in data.images.read(data.rows))
+    return list(zip(data.labels.tolist(), images, strict=True))
 
 
 def assert_disjoint(splits: Splits) -> None:
@@ -124,3 +144,92 @@ def test_near_twins_are_counted_and_others_are_not() -> None:
     assert near_twins(data, ImageSet.from_arrays(test, labels, ("a",))) == 5
     floats = ImageSet.from_arrays(test / 255, labels, ("a",))
     assert near_twins(data, floats) == 5
+
+
+@given(doubled(), doubled(), st.integers(0, 9))
+def test_what_one_model_has_seen_tells_nothing_about_another(
+    one: ImageSet, other: ImageSet, seed: int
+) -> None:
+    strong, weak = make_splits(one, seed=seed), make_splits(other, seed=seed)
+    trained = pixels(strong.train)
+    pairs = ((weak.calibration, trained), (weak.test, trained | pixels(strong.search)))
+    if any(
+        {label for label, _ in labelled(part)}
+        != {label for label, image in labelled(part) if image not in seen}
+        for part, seen in pairs
+    ):
+        with pytest.raises(DataError, match=r"class .* are training images"):
+            unseen(weak, strong)
+        return
+    found = unseen(weak, strong)
+    assert found.train is weak.train
+    assert found.search is weak.search
+    for part, (whole, seen) in zip((found.calibration, found.test), pairs, strict=True):
+        assert pixels(part) == pixels(whole) - seen
+        if not pixels(whole) & seen:
+            assert part is whole
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Run:
+    """A run whose two sources share 90 images, which are at other places in each."""
+    generator = np.random.default_rng(0)
+    x, y = generator.integers(0, 256, (120, 8, 8, 1), dtype=np.uint8), np.arange(120) % 3
+    chosen = generator.permutation(120)[:90]
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=y, classes=np.array(CLASSES))
+    np.savez(tmp_path / "b.npz", x_train=x[chosen], y_train=y[chosen], classes=np.array(CLASSES))
+    recipe = load_recipe("demo").adapted(targets=["ant"]).model_dump()
+    recipe["strong_data"]["source"] = str(tmp_path / "a.npz")
+    recipe["weak_data"]["source"] = str(tmp_path / "b.npz")
+    recipe["weak"]["target_images"] = None
+    return Run(Recipe.model_validate(recipe), tmp_path / "run", {})
+
+
+def test_a_run_measures_on_no_image_that_its_strong_model_has_seen(shared: Run) -> None:
+    strong, weak, settings = shared.strong_data, shared.weak_data("ant"), shared.recipe.weak_data
+    trained = pixels(strong.train)
+    alone = load_data(settings.source, shares=settings.shares, seed=shared.recipe.seed)
+    for before, after, seen in (
+        (alone.test, weak.test, trained | pixels(strong.search)),
+        (alone.calibration, weak.calibration, trained),
+    ):
+        assert pixels(before) & seen
+        assert pixels(after) == pixels(before) - seen
+    left_out = sum(map(len, alone.sets)) - sum(map(len, weak.sets))
+    (remark,) = (line for line in shared.data.remarks() if "left out" in line)
+    assert f"b.npz: left out {left_out} images" in remark
+
+
+def test_a_run_on_one_source_keeps_its_images(shared: Run) -> None:
+    recipe = shared.recipe.model_copy(update={"weak_data": shared.recipe.strong_data})
+    run = Run(recipe, shared.folder, {})
+    shares = recipe.weak_data.shares
+    alone = load_data(recipe.weak_data.source, shares=shares, seed=recipe.seed)
+    for part, whole in zip(run.weak_data("ant").sets, alone.sets, strict=True):
+        assert part.rows.tolist() == whole.rows.tolist()
+    assert run.data.remarks() == []
+
+
+def test_run_tells_of_shared_images_and_of_near_twins(shared: Run, tmp_path: Path) -> None:
+    found = dict(np.load(tmp_path / "b.npz"))
+    np.savez(tmp_path / "brighter.npz", **{**found, "x_train": found["x_train"] // 2 + 40})
+    for weak, told in (("b", "images for calibration or test that"), ("brighter", "")):
+        recipe = resources.files("cnnsplitter").joinpath("recipes/demo.toml").read_text()
+        for name in ("a", weak):
+            recipe = recipe.replace('"digits"', f"'{tmp_path / name}.npz'", 1)
+        recipe = re.sub(r"targets = .*", 'targets = ["ant"]', recipe)
+        recipe = re.sub(r"target_images = .*", "", recipe)
+        (tmp_path / "recipe.toml").write_text(recipe)
+        done = call("run", tmp_path / "recipe.toml", "--dry-run", "--out", tmp_path / "run")
+        assert done.code == 0, done.err
+        assert f"{weak}.npz: " in done.err
+        assert (told or "test images look nearly like a training image") in done.err
+
+
+def test_the_demonstration_keeps_all_its_images() -> None:
+    """Its two models share out one set in different ways."""
+    run = Run(load_recipe("demo"), Path("none"), {})
+    settings = run.recipe.weak_data
+    alone = load_data(settings.source, shares=settings.shares, seed=run.recipe.seed)
+    for part, whole in zip(run.weak_data("8").sets[1:], alone.sets[1:], strict=True):
+        assert part.rows.tolist() == whole.rows.tolist()

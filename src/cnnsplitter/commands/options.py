@@ -32,7 +32,6 @@ M = TypeVar("M", bound="nn.Module")
 _TABLES = {"train": ("training",), "split": ("genetic", "gradient", "importance", "random")}
 """Command to the tables that its settings file may have, for what no option sets."""
 _TABLE = "cnnsplitter.table"
-_TWINS_OF_PHOTOS = 50
 _NAMES_NETWORKS = ("model",)
 _TRUST = {"trust-pickle", "trust-code"}
 """What lets a file run code, and so must be said by a person."""
@@ -262,7 +261,7 @@ def open_data(context: typer.Context, terminal: Terminal, like: "Model | None" =
         terminal: Shows how it goes.
         like: A model that says how large the images of folders are, unless the options do.
     """
-    from cnnsplitter.data import load_data
+    from cnnsplitter.data import load_data, twin_warning
 
     options = context.params
     data = load_data(
@@ -277,21 +276,10 @@ def open_data(context: typer.Context, terminal: Terminal, like: "Model | None" =
     if data.broken:
         names = ", ".join(str(path) for path in data.broken[:5])
         terminal.note(f"left out {len(data.broken)} broken image files: {names}")
-    _warn_of_twins(data, terminal)
+    warning = twin_warning(data.train, data.test)
+    if warning:
+        terminal.note(warning)
     return data
-
-
-def _warn_of_twins(data: "Splits", terminal: Terminal) -> None:
-    """Count test images that the model may know from training, of photographs some only."""
-    from cnnsplitter.data import near_twins
-
-    most = min(len(data.test), _TWINS_OF_PHOTOS if data.on_demand else 1000)
-    found = near_twins(data.train, data.test, most=most)
-    if found:
-        terminal.note(
-            f"{found} of {most} test images look nearly like a training image; "
-            "figures may be too good"
-        )
 
 
 def open_fitting_data(

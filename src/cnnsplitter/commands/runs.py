@@ -154,6 +154,8 @@ def _run(work: _Work, terminal: Terminal) -> None:
         written.is_muted = True
         run = Run(work.recipe, folder, work.places, progress)
         run.check()
+        for remark in run.data.remarks():
+            terminal.note(remark)
     if work.dry_run:
         _plan(run, terminal)
         return

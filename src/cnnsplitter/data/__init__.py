@@ -1,6 +1,6 @@
 """Images and labels: stores, sets, the seeded split, and data sources by one line of text."""
 
-from cnnsplitter.data.copies import near_twins
+from cnnsplitter.data.copies import near_twins, twin_warning
 from cnnsplitter.data.dataset import DatasetImages
 from cnnsplitter.data.folders import broken_files, load_folder
 from cnnsplitter.data.images import ImageSet
@@ -9,7 +9,7 @@ from cnnsplitter.data.named import NAMED_SETS, load_named
 from cnnsplitter.data.npz import load_npz
 from cnnsplitter.data.photos import PhotoImages
 from cnnsplitter.data.sources import SourcePart, load_data, parse_source
-from cnnsplitter.data.splits import Splits, SplitShares, make_splits
+from cnnsplitter.data.splits import Splits, SplitShares, make_splits, unseen
 from cnnsplitter.data.stores import ArrayImages, ConcatImages, Images, TensorImages
 
 __all__ = [
@@ -34,4 +34,6 @@ __all__ = [
     "mix_splits",
     "near_twins",
     "parse_source",
+    "twin_warning",
+    "unseen",
 ]

@@ -39,11 +39,13 @@ def require_pixels(dtype: np.dtype[Any], where: str) -> None:
 
 
 def require_finite(array: NDArray[Any], where: str) -> None:
-    """Raise ``DataError`` if ``array`` [N, ...] holds NaN or infinity; reads it in chunks."""
+    """Raise ``DataError`` if ``array`` [N, ...] holds NaN or infinity as float32, in chunks."""
     if array.dtype == np.uint8:
         return
     for start in range(0, len(array), _CHUNK):
-        bad = ~np.isfinite(array[start : start + _CHUNK]).reshape(-1, array[0].size).all(axis=1)
+        with np.errstate(over="ignore"):
+            some = array[start : start + _CHUNK].astype(np.float32, copy=False)
+        bad = ~np.isfinite(some).reshape(-1, array[0].size).all(axis=1)
         if bad.any():
             row = start + int(bad.argmax())
             raise DataError(f"{where}: image {row} holds NaN or infinite values; remove or mend it")

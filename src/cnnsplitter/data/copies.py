@@ -15,6 +15,7 @@ from cnnsplitter.data.stores import ArrayImages, ConcatImages, Images, TensorIma
 
 _BATCH = 256
 _THUMBNAIL = 16
+_TWINS_OF_PHOTOS = 50
 _ALIKE = 0.99
 _FLAT = 1.0
 
@@ -75,6 +76,25 @@ def near_twins(first: ImageSet, second: ImageSet, *, most: int = 2000, seed: int
     mine = _thumbnails(second.sample(most, generator))
     parts = torch.split(mine, _BATCH)
     return sum(int(((part @ theirs.T) >= _ALIKE).any(dim=1).sum()) for part in parts)
+
+
+def twin_warning(train: ImageSet, test: ImageSet) -> str:
+    """Return the warning that test images look nearly like training images, "" if none does.
+
+    Of photographs, which are decoded for it, only some are looked at.
+    """
+    most = min(len(test), 1000 if _is_at_hand(train, test) else _TWINS_OF_PHOTOS)
+    found = near_twins(train, test, most=most)
+    if not found:
+        return ""
+    return (
+        f"{found} of {most} test images look nearly like a training image; figures may be too good"
+    )
+
+
+def _is_at_hand(*sets: ImageSet) -> bool:
+    leaves = (leaf for data in sets for leaf, _ in _leaves(data.images))
+    return all(isinstance(leaf, ArrayImages | TensorImages) for leaf in leaves)
 
 
 def _thumbnails(data: ImageSet) -> Tensor:

@@ -91,10 +91,12 @@ def _to_chw(image: Any, where: str) -> Tensor:
     if array.ndim not in (2, 3):
         raise DataError(f"{where} has shape {array.shape}; give [H, W] or [H, W] with channels")
     require_pixels(array.dtype, where)
+    with np.errstate(over="ignore"):
+        array = array if array.dtype == np.uint8 else array.astype(np.float32)
     if not np.isfinite(array).all():
         raise DataError(f"{where} holds NaN or infinite values; remove or mend it")
     # Copied because PIL images give read-only arrays.
-    tensor = torch.tensor(array if array.dtype == np.uint8 else array.astype(np.float32))
+    tensor = torch.tensor(array)
     if tensor.ndim == 2:
         return tensor[None]
     return tensor if isinstance(image, Tensor) else tensor.permute(2, 0, 1)

@@ -45,6 +45,10 @@ class ImageSet:
             raise DataError(
                 f"{name}: class {min(doubled)!r} is named twice; class names must differ"
             )
+        for unstorable in (c for c in self.classes if not _is_storable(c)):
+            raise DataError(
+                f"{name}: class {unstorable!r} is no text that a file can hold; rename the class"
+            )
         _require_range(f"{name}: label", self.labels, len(self.classes), "classes")
         _require_range(f"{name}: row", self.rows, len(self.images), "images")
 
@@ -194,6 +198,14 @@ def class_ranks(labels: Tensor, priority: Tensor) -> Tensor:
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order)) - first[labels[order]]
     return rank
+
+
+def _is_storable(name: str) -> bool:
+    """Return whether a name has neither NUL nor halves of surrogate pairs."""
+    try:
+        return b"\0" not in name.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _require_range(what: str, values: Tensor, end: int, things: str) -> None:

@@ -22,6 +22,7 @@ _END = struct.Struct("<4s8xL4x2x")  # of a zip file: its mark, and the size of i
 _MOST_LISTED = 2**20
 _MOST_UNPACKED = 2**28
 _MOST_RATIO = 50
+_MOST_NAMED = 2**24
 _LOCAL_HEADER = struct.Struct("<26xHH")  # its last two fields: lengths of name and extra field
 
 
@@ -72,13 +73,9 @@ def _require_few_members(path: Path) -> None:
 
 def _image_set(path: Path, archive: zipfile.ZipFile, part: str, names: tuple[str, ...]) -> ImageSet:
     images = _read(path, archive, f"x_{part}", mapped=True)
-    labels = _read(path, archive, f"y_{part}")
     store = ArrayImages(f"{path.name}:x_{part}", images)
-    whole = to_labels(labels, f"{path.name}:y_{part}")
-    if len(whole) != len(store):
-        raise DataError(
-            f"{path.name}: x_{part} holds {len(store)} images but y_{part} {len(whole)} labels"
-        )
+    _require_as_many(path, archive, part, len(store))
+    whole = to_labels(_read(path, archive, f"y_{part}"), f"{path.name}:y_{part}")
     if not 0 <= int(whole.min()) <= int(whole.max()) < len(names):
         raise DataError(
             f"{path.name}:y_{part} holds labels {int(whole.min())} to {int(whole.max())} "
@@ -87,7 +84,21 @@ def _image_set(path: Path, archive: zipfile.ZipFile, part: str, names: tuple[str
     return ImageSet.whole(store, whole, names)
 
 
+def _require_as_many(path: Path, archive: zipfile.ZipFile, part: str, count: int) -> None:
+    """Raise ``DataError`` unless there is a label for each image, before labels are unpacked."""
+    shape = _shape(path, archive, f"y_{part}")
+    if len(shape) == 1 and shape[0] != count:
+        raise DataError(
+            f"{path.name}: x_{part} holds {count} images but y_{part} {shape[0]} labels"
+        )
+    if math.prod(shape) > count:
+        raise DataError(f"{path.name}:y_{part}: labels must be [N], got shape {shape}")
+
+
 def _classes(path: Path, archive: zipfile.ZipFile) -> tuple[str, ...]:
+    size = sum(info.file_size for info in archive.infolist() if info.filename == "classes.npy")
+    if size > _MOST_NAMED:
+        raise DataError(f"{path.name}:classes has {size:,} bytes, more than class names can have")
     names = _read(path, archive, "classes")
     if names.ndim != 1 or names.dtype.kind != "U" or not names.size:
         raise DataError(
@@ -100,17 +111,34 @@ def _classes(path: Path, archive: zipfile.ZipFile) -> tuple[str, ...]:
 
 def _read(path: Path, archive: zipfile.ZipFile, key: str, *, mapped: bool = False) -> NDArray[Any]:
     where = f"{path.name}:{key}"
-    if f"{key}.npy" not in archive.namelist():
-        present = ", ".join(sorted(n.removesuffix(".npy") for n in archive.namelist())) or "nothing"
-        raise DataError(f"{where} is missing; the file holds {present}")
-    info = archive.getinfo(f"{key}.npy")
-    try:
+    info = _member(path, archive, key)
+    with _told(where):
         if mapped and info.compress_type == zipfile.ZIP_STORED:
             return _map(path, archive, info)
         _require_no_bomb(where, info)
         _header(archive, info)
         with archive.open(info) as member:
             return npy.read_array(member, allow_pickle=False)
+
+
+def _shape(path: Path, archive: zipfile.ZipFile, key: str) -> tuple[int, ...]:
+    info = _member(path, archive, key)
+    with _told(f"{path.name}:{key}"):
+        return tuple(_header(archive, info)[0])
+
+
+def _member(path: Path, archive: zipfile.ZipFile, key: str) -> zipfile.ZipInfo:
+    if f"{key}.npy" not in archive.namelist():
+        present = ", ".join(sorted(n.removesuffix(".npy") for n in archive.namelist())) or "nothing"
+        raise DataError(f"{path.name}:{key} is missing; the file holds {present}")
+    return archive.getinfo(f"{key}.npy")
+
+
+@contextmanager
+def _told(where: str) -> Iterator[None]:
+    """Raise what goes wrong while an array is read as ``DataError`` that names it."""
+    try:
+        yield
     except DataError:
         raise
     except ValueError as error:

@@ -64,6 +64,17 @@ def parse_source(text: str) -> tuple[SourcePart, ...]:
     return tuple(parts)
 
 
+def source_parts(source: str | Path) -> tuple[SourcePart, ...]:
+    """Return the parts of a source; text that is the path of a file or folder is one.
+
+    Raises:
+        SettingsError: If the text cannot be read.
+    """
+    if isinstance(source, Path) or (source not in NAMED_SETS and source and Path(source).exists()):
+        return (SourcePart(str(source)),)
+    return parse_source(source)
+
+
 def load_data(
     source: str | Path,
     *,
@@ -98,10 +109,7 @@ def load_data(
         SettingsError: If the text cannot be read or a class is unknown.
         DataError: If the data cannot be used, or there are images of fewer than two classes.
     """
-    if isinstance(source, Path) or (source not in NAMED_SETS and source and Path(source).exists()):
-        parts: tuple[SourcePart, ...] = (SourcePart(str(source)),)
-    else:
-        parts = parse_source(source)
+    parts = source_parts(source)
 
     def load_part(part: SourcePart) -> Splits:
         place = (places or {}).get(part.base)

@@ -12,7 +12,7 @@ from torch import Tensor
 from cnnsplitter.data.copies import repeated_images
 from cnnsplitter.data.folders import broken_files
 from cnnsplitter.data.images import ImageSet, class_ranks
-from cnnsplitter.data.stores import ArrayImages, ConcatImages, Images, TensorImages
+from cnnsplitter.data.stores import ConcatImages, Images
 from cnnsplitter.errors import DataError, SettingsError
 
 
@@ -93,11 +93,6 @@ class Splits:
         """The image files that were left out because they are broken."""
         return broken_files(part.images for part in self.sets)
 
-    @property
-    def on_demand(self) -> bool:
-        """Whether images are decoded or computed whenever they are read, which takes a while."""
-        return not all(_is_at_hand(part.images) for part in self.sets)
-
     def only(self, names: Iterable[str]) -> "Splits":
         """Return ``ImageSet.only`` of each set."""
         names = tuple(names)
@@ -175,6 +170,42 @@ def without_copies(several: Sequence[Splits]) -> list[Splits]:
     return _disjoint(several, _copies_in(stores))
 
 
+def unseen(data: Splits, other: Splits) -> Splits:
+    """Return splits whose held-out images another model has not seen.
+
+    Images are the same if shape, type and every pixel are.
+
+    Args:
+        data: The splits; calibration loses what ``other`` trains on, test what it searches on, too.
+        other: Splits of another source, or with other shares.
+
+    Raises:
+        DataError: If no image of a class is left in a set.
+    """
+    parts = (other.train, other.search, data.calibration, data.test)
+    copies = _copies_in([part.images for part in parts])
+    train, search, calibration, test = (_digests_of(part, copies) for part in parts)
+    return Splits(
+        data.train,
+        data.search,
+        _without(data.calibration, calibration, set(train) - {None}),
+        _without(data.test, test, {*train, *search} - {None}),
+    )
+
+
+def _without(part: ImageSet, digests: Sequence[bytes | None], known: set[bytes | None]) -> ImageSet:
+    if not known.intersection(digests):
+        return part
+    kept = part.take(torch.tensor([digest not in known for digest in digests]))
+    for name, before, after in zip(part.classes, part.counts(), kept.counts(), strict=True):
+        if before and not after:
+            raise DataError(
+                f"{part.images.name}: all held-out images of class {name!r} are training images of "
+                "the other model; add images, or use one source for both"
+            )
+    return kept
+
+
 def _disjoint(several: Sequence[Splits], copies: Mapping[int, Mapping[int, bytes]]) -> list[Splits]:
     kept: list[list[ImageSet]] = [[] for _ in several]
     seen: set[bytes] = set()
@@ -182,14 +213,19 @@ def _disjoint(several: Sequence[Splits], copies: Mapping[int, Mapping[int, bytes
         found: set[bytes] = set()
         for splits, sets in zip(several, kept, strict=True):
             part = splits.sets[index]
-            known = copies[id(part.images)]
-            digests = [known.get(row) for row in part.rows.tolist()] if known else []
+            digests = _digests_of(part, copies)
             if seen.intersection(digests):
                 part = part.take(torch.tensor([digest not in seen for digest in digests]))
             found.update(digest for digest in digests if digest is not None)
             sets.insert(0, part)
         seen |= found
     return [Splits(*sets) for sets in kept]
+
+
+def _digests_of(part: ImageSet, copies: Mapping[int, Mapping[int, bytes]]) -> list[bytes | None]:
+    """Return the digest of each image that is there more than once, [] if none is."""
+    known = copies[id(part.images)]
+    return [known.get(row) for row in part.rows.tolist()] if known else []
 
 
 def _copies_in(stores: Sequence[Images]) -> dict[int, dict[int, bytes]]:
@@ -202,12 +238,6 @@ def _chance(digest: bytes, seed: int) -> float:
     """Return a random number from 0 to 1 that depends on the image and the seed alone."""
     mixed = blake2b(digest, digest_size=8, salt=seed.to_bytes(16, "little", signed=True)).digest()
     return int.from_bytes(mixed, "little") / 2**64
-
-
-def _is_at_hand(images: Images) -> bool:
-    if isinstance(images, ConcatImages):
-        return all(map(_is_at_hand, images.parts))
-    return isinstance(images, ArrayImages | TensorImages)
 
 
 def _priority(images: Images, seed: int) -> Tensor:

@@ -49,10 +49,11 @@ class TensorImages:
             raise DataError(f"{name}: images must be [N, C, H, W], got shape {tuple(tensor.shape)}")
         if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
             raise DataError(f"{name}: images must be uint8 or floating, got {tensor.dtype}")
+        tensor = tensor.float() if tensor.is_floating_point() else tensor
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise DataError(f"{name}: images hold NaN or infinite values; remove or mend them")
         self.name = name
-        self.tensor = tensor.float() if tensor.is_floating_point() else tensor
+        self.tensor = tensor
         _, channels, height, width = tensor.shape
         self.shape: tuple[int, int, int] = (channels, height, width)
 
