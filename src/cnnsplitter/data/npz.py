@@ -47,7 +47,7 @@ def load_npz(path: Path) -> tuple[ImageSet, ImageSet | None]:
 def _open(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         require_regular(path)
-        _require_few_members(path)
+        require_few_members(path)
         archive = zipfile.ZipFile(path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
@@ -59,7 +59,7 @@ def _open(path: Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
-def _require_few_members(path: Path) -> None:
+def require_few_members(path: Path) -> None:
     """Refuse a list of members that takes long to read; an npz file has a handful."""
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - 2**16 - _END.size, 0))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from cnnsplitter.data.npz import _require_few_members
+from cnnsplitter.data.npz import require_few_members
 from cnnsplitter.errors import CnnSplitterError, ModelError, SettingsError, StorageError
 from cnnsplitter.exporting.facts import BATCH, INPUT, KEY, OUTPUT
 from cnnsplitter.extras import require_extra
@@ -138,7 +138,7 @@ def _open_pt2(path: Path) -> Run:
 
 
 def _read_pt2(path: Path) -> str | None:
-    _require_few_members(path)
+    require_few_members(path)
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if entry.filename.endswith(f"/extra/{KEY}.json"):
