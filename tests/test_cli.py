@@ -22,7 +22,7 @@ from shop import call, succeed, write_npz
 COMMANDS = (
     *("demo", "run", "report", "runs", "train", "adopt", "doctor", "evaluate", "inspect"),
     *("sensitivity", "split", "compose", "diagnose", "patch", "unpatch"),
-    *("export", "bundle", "push", "pull"),
+    *("export", "bundle", "push", "pull", "zoo"),
 )
 
 

@@ -19,6 +19,7 @@ from cnnsplitter.commands import (
     patches,
     runs,
     splits,
+    zoo,
 )
 from cnnsplitter.errors import CnnSplitterError
 from cnnsplitter.terminal import prints_apart
@@ -83,7 +84,7 @@ app = typer.Typer(
 )
 for module in (
     *(runs, models, doctor, evaluations, splits, compositions),
-    *(diagnoses, patches, exports, hub),
+    *(diagnoses, patches, exports, hub, zoo),
 ):
     module.register(app)
 for command in app.registered_commands:

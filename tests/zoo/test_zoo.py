@@ -46,6 +46,14 @@ def test_other_paths_are_left_alone(tmp_path: Path) -> None:
         zoo.located(Path("zoo:cat"))
 
 
+def test_the_command_lists_what_was_measured() -> None:
+    models = {model.pop("name"): model for model in succeed("zoo", "--json").json["models"]}
+    assert models == {f"zoo:{name}": facts for name, facts in INDEX.items()}
+    _, _, title, *lines = succeed("zoo").out.splitlines()
+    assert title.split() == ["name", "what", "data", "accuracy", "multiply", "adds", "kB"]
+    assert len(lines) == len(INDEX)
+
+
 def test_the_page_is_that_of_the_index() -> None:
     written = (Path(__file__).parents[2] / "docs" / "zoo.md").read_text()
     assert written == page(INDEX)

@@ -1,6 +1,8 @@
 """The models that come with this package: ``zoo:NAME`` wherever a model file is taken."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from cnnsplitter.errors import require_known
 
@@ -12,6 +14,12 @@ _SUFFIX = ".safetensors"
 def names() -> tuple[str, ...]:
     """Return the names of all models in the zoo."""
     return tuple(sorted(path.name.removesuffix(_SUFFIX) for path in _FOLDER.glob(f"*{_SUFFIX}")))
+
+
+def facts() -> dict[str, dict[str, Any]]:
+    """Return how each model was made and what was measured, by its name."""
+    index: dict[str, dict[str, Any]] = json.loads((_FOLDER / "index.json").read_text())
+    return index
 
 
 def located(path: Path) -> Path:
