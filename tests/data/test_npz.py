@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.lib import format as npy
 
-from cnnsplitter.data import ArrayImages, ImageSet, load_npz, npz
+from cnnsplitter.data import ArrayImages, ImageSet, load_npz
 from cnnsplitter.errors import DataError
 
 Arrays = dict[str, Any]
@@ -210,14 +211,14 @@ def test_more_labels_or_names_than_images_are_not_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, many: np.ndarray, words: str
 ) -> None:
     np.savez_compressed(tmp_path / "a.npz", **{**arrays(), key: many})
-    read = npz.npy.read_array
+    read = npy.read_array
 
     def small(file: Any, **options: Any) -> Any:
         found = read(file, **options)
         assert found.size < 1000
         return found
 
-    monkeypatch.setattr(npz.npy, "read_array", small)
+    monkeypatch.setattr(npy, "read_array", small)
     with pytest.raises(DataError, match=words):
         load_npz(tmp_path / "a.npz")
 
