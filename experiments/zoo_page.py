@@ -6,7 +6,7 @@ from typing import Any
 INTRODUCTION = """# The zoo
 
 Small trained models come with the package, so that patching can be tried in seconds: `zoo:NAME`
-stands wherever a model file is taken.
+stands wherever a model file is taken; `cnnsplitter zoo` lists the names.
 
 ```console
 $ cnnsplitter diagnose zoo:{weak} --data {data}

@@ -58,6 +58,17 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
         raise SettingsError(f"unknown {kind} {name!r}; {did_you_mean(name, known)}")
 
 
+SEEDS = 2**63
+"""Seeds are whole numbers from 0 to below this: what every generator takes."""
+
+
+def require_seed(seed: int) -> None:
+    """Raise ``SettingsError`` unless ``seed`` is one that every random generator takes."""
+    if not 0 <= seed < SEEDS:
+        shown = seed if abs(seed) < 2 * SEEDS else "a longer number"
+        raise SettingsError(f"seed must be a whole number from 0 to {SEEDS - 1}, got {shown}")
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, its type if it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

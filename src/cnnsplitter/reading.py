@@ -92,9 +92,24 @@ def read_toml(path: Path) -> dict[str, Any]:
         # The parser takes the square of the parts of a key, which is in one line.
         if any(line.count(".") > _MOST_DOTS for line in text.split("\n")):
             raise ValueError(f"a line of more than {_MOST_DOTS} dots")
-        return tomllib.loads(text)
+        values = tomllib.loads(text)
+        _require_short_numbers(values)
+        return values
     except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path}: is not valid TOML: {error}") from error
+
+
+def _require_short_numbers(values: dict[str, Any]) -> None:
+    """Raise ``ValueError`` with the key of a whole number of more than 64 bits, TOML's most."""
+    found: list[tuple[str, Any]] = list(values.items())
+    while found:
+        key, value = found.pop()
+        if isinstance(value, dict):
+            found += [(f"{key}.{name}", inner) for name, inner in value.items()]
+        elif isinstance(value, list):
+            found += [(key, inner) for inner in value]
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError(f"key {key!r} is a number of more than 64 bits")
 
 
 def require_modest_header(path: Path) -> None:

@@ -18,7 +18,7 @@ from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.data.images import class_ranks
 from cnnsplitter.engines import Engine, InProcess
-from cnnsplitter.errors import ModelError, SettingsError, require_known
+from cnnsplitter.errors import ModelError, SettingsError, require_known, require_seed
 from cnnsplitter.importance import (
     Importance,
     measure_importance,
@@ -186,7 +186,7 @@ def split(
         progress: Called after every step.
 
     Raises:
-        SettingsError: Images of other classes, or importance of another network.
+        SettingsError: Images of other classes, other importance, or a seed out of range.
         DataError: Images of another shape, or a class without images.
         ModelError: A model that cannot be used or followed.
         StorageError: A checkpoint that belongs to something else.
@@ -321,6 +321,7 @@ def search_set(search: Search, images: ImageSet, most: int | None, seed: int) ->
     """
     if most is None and isinstance(search, GradientSearch):
         most = max(ROUND_IMAGES, ROUND_IMAGES_OF_A_CLASS * len(images.classes))
+    require_seed(seed)
     images = limited(images, most, seed)
     if not isinstance(search, GeneticSearch) or not search.early_images:
         return images

@@ -17,7 +17,7 @@ from torch.nn import functional
 from cnnsplitter.augmentation import flip_some, shift_each
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
-from cnnsplitter.errors import DataError, ModelError, SettingsError
+from cnnsplitter.errors import DataError, ModelError, SettingsError, require_seed
 from cnnsplitter.inference import (
     WantedPrecision,
     device_of,
@@ -137,10 +137,11 @@ def train(
 
     Raises:
         DataError: Classes or shape differ from the classifier's, or fewer than two have images.
-        SettingsError: ``patience`` without validation images.
+        SettingsError: ``patience`` without validation images, or a ``seed`` out of range.
         ModelError: The loss is no longer finite.
         StorageError: The checkpoint is broken or belongs to another run.
     """
+    require_seed(seed)
     _require_fit(classifier, train, validation, settings)
     model = copy.deepcopy(classifier)
     run = TrainingRun(model, _optimizer(model, settings))

@@ -18,6 +18,7 @@ SETTINGS: dict[str, Spoil] = {
     "more than settings are": toml("# " + "a" * 2**20),
     "no text": replaced(b"\xff\xfe\x00"),
     "huge number": toml(f"a = {'9' * 100_000}\n"),
+    "huge number in base 16": toml(f"a = 0x{'f' * 100_000}\n"),
     "kernels without end": lambda p: write_anew(p, _wider(p)),
 }
 JSONS: dict[str, Spoil] = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar
 import typer
 
 from cnnsplitter.errors import (
+    SEEDS,
     DataError,
     SettingsError,
     StorageError,
@@ -58,7 +59,10 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Show what would be done, in what time; do and write nothing."),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything that is random.")]
+Seed = Annotated[
+    int,
+    typer.Option("--seed", min=0, max=SEEDS - 1, help="Seed of everything that is random."),
+]
 Size = Annotated[
     int | None,
     typer.Option(

@@ -25,7 +25,7 @@ from cnnsplitter.commands.options import (
 )
 from cnnsplitter.commands.plans import show_plan
 from cnnsplitter.commands.tables import show_report
-from cnnsplitter.errors import SettingsError, StorageError, require_known
+from cnnsplitter.errors import SEEDS, SettingsError, StorageError, require_known
 from cnnsplitter.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -84,7 +84,9 @@ def run(
     search_images: SearchImages = None,
     tensorboard: ToTensorBoard = False,
     mlflow: ToMLflow = False,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=SEEDS - 1, help="Seed of everything random.")
+    ] = None,
     trust_code: TrustCode = False,
     settings: Settings = None,
     dry_run: DryRun = False,

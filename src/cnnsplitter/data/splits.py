@@ -13,7 +13,7 @@ from cnnsplitter.data.copies import repeated_images
 from cnnsplitter.data.folders import broken_files
 from cnnsplitter.data.images import ImageSet, class_ranks
 from cnnsplitter.data.stores import ConcatImages, Images
-from cnnsplitter.errors import DataError, SettingsError
+from cnnsplitter.errors import DataError, SettingsError, require_seed
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,9 @@ def make_splits(
 
     Raises:
         DataError: If an image is given twice, or classes or shapes of the sets differ.
+        SettingsError: If ``seed`` is negative or 2**63 or more.
     """
+    require_seed(seed)
     _require_once(train, test)
     rank = class_ranks(train.labels, _priority(train.images, seed)[train.rows])
     sizes = train.counts()[train.labels]

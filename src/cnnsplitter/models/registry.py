@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnsplitter.classifier import Architecture
-from cnnsplitter.errors import SettingsError, require_known
+from cnnsplitter.errors import SettingsError, require_known, require_seed
 from cnnsplitter.models.factories import build_with_factory
 from cnnsplitter.models.incecnn import InceCNN
 from cnnsplitter.models.libraries import build_library_model, check_library_arguments
@@ -88,6 +88,7 @@ def build_model(
         SettingsError: An unknown name, or a value that the network cannot be built with.
         ModelError: A factory that raises or gives no network.
     """
+    require_seed(seed)
     require_scalars(arguments)
     if ":" in name and (width != 1 or dropout is not None):
         raise SettingsError(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cnnsplitter.data import SplitShares
-from cnnsplitter.errors import SettingsError, require_known
+from cnnsplitter.errors import SEEDS, SettingsError, require_known
 from cnnsplitter.models import Scalar, is_factory, require_reference, require_scalars
 from cnnsplitter.patches.fitting import Fitting
 from cnnsplitter.preprocessing import Preprocessing
@@ -227,7 +227,7 @@ class Recipe(_Settings):
     """
 
     title: str
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=SEEDS)
     strong_data: DataSettings
     weak_data: DataSettings
     strong: ModelSettings
