@@ -239,3 +239,5 @@ class SearchContract:
         assert [(step.done, step.total) for step in steps] == [(1, 3), (2, 3), (3, 3)]
         shown = [step.values["accuracy"] for step in steps]
         assert shown == [generation.accuracy for generation in result.history]
+        whole = [entry.accuracy for entry in result.history if not entry.early]
+        assert steps[-1].values["best_accuracy"] == max(whole)

@@ -53,6 +53,7 @@ def facts(target: str = EVIL, title: str = "A run") -> Report:
     curves = dict(zip(LAYERS, [[0.5, 0.9]] * len(LAYERS), strict=True))
     return Report(
         title=title,
+        search={"name": "gradient", "keep": 0.7, "compensated": True},
         strong_accuracy=0.9,
         composed_accuracy=0.875,
         classes=CLASSES,

@@ -6,6 +6,7 @@ import pytest
 from experiments.split_page import PAGE, RESULTS, groups, page, table
 
 from cnnsplitter.results import read_json
+from cnnsplitter.search.registry import DEFAULT_SEARCH, SEARCHES
 
 
 def row(seed: int, composed: float, **changes: Any) -> dict[str, Any]:
@@ -48,3 +49,18 @@ def test_goals_are_judged_by_the_rows(composed: float, kept: float, said: str) -
 
 def test_rows_over_the_budget_meet_no_goal() -> None:
     assert "Goal" not in page(results(row(0, 0.9, kept_kernels=0.8)))
+
+
+def test_the_default_search_is_the_best_of_the_table() -> None:
+    """For every network and size of the first seed, with nothing but compensation after the cut."""
+    rows = [row for row in read_json(RESULTS)["rows"] if row["seed"] == 0]
+    sizes = {(row["model"], row["keep"]) for row in rows}
+    assert len(sizes) >= 3
+    for size in sizes:
+        found = {
+            row["search"]: row["accuracy_composed"]
+            for row in rows
+            if (row["model"], row["keep"]) == size and row["tuned"] == "compensated"
+        }
+        assert found.keys() == SEARCHES.keys()
+        assert max(found, key=found.__getitem__) == DEFAULT_SEARCH

@@ -183,11 +183,7 @@ class Run:
         )
         details = {
             "seed": self.recipe.seed,
-            "search": {
-                "name": self.recipe.search.chosen,
-                "units": self.recipe.search.units,
-                **search.model_dump(mode="json"),
-            },
+            "search": self.recipe.search.told,
             "compensated": self.recipe.search.compensates,
         }
         save_modules(found, self.folder / "modules", details)
@@ -247,6 +243,7 @@ class Run:
             evidence=[self._evidence(target) for target in targets],
             costs=self._costs(),
             recipe=self.recipe.model_dump(mode="json"),
+            search=self.recipe.search.told | {"compensated": self.recipe.search.compensates},
             machine=machine(),
             versions=versions(),
             commands=[command_line()],

@@ -135,7 +135,7 @@ def test_runs_are_listed(finished: tuple[Path, Outcome]) -> None:
 def test_a_folder_without_a_report_is_named(tmp_path: Path) -> None:
     outcome = call("report", tmp_path, "--out", tmp_path / "page.html")
     assert outcome.code == 2
-    assert "report.json: no such file" in outcome.err
+    assert "holds no finished run; go on with it" in outcome.err
     assert files_in(tmp_path) == {}
 
 

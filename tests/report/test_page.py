@@ -147,8 +147,11 @@ def test_the_page_in_a_browser(
     assert tab.get_by_role("dialog").locator("img").is_visible()
     tab.keyboard.press("Escape")
     assert tab.get_by_role("dialog").count() == 0
+    inline = story.locator("figure svg").first.bounding_box()
     story.get_by_role("button", name="Enlarge the figure").first.click()
-    assert tab.get_by_role("dialog").locator("svg").is_visible()
+    enlarged = tab.get_by_role("dialog").locator("svg")
+    assert enlarged.is_visible()
+    assert enlarged.bounding_box()["width"] > 1.2 * inline["width"]
     tab.get_by_role("button", name="Close").click()
 
     assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -201,6 +201,12 @@ def report(
     from cnnsplitter.report.page import write_page
     from cnnsplitter.report.picture import write_picture
 
+    for folder in runs:
+        if not (folder / "report.json").exists():
+            raise SettingsError(
+                f"{folder}: holds no finished run; go on with it by the command that began it, or "
+                "see what there is: cnnsplitter runs"
+            )
     reports = {str(folder): read_report(folder / "report.json") for folder in runs}
     try:
         write_page(out, reports)

@@ -129,6 +129,11 @@ class SearchSettings(_Settings):
         return self
 
     @property
+    def told(self) -> dict[str, Any]:
+        """Name, units and all settings of the search, those that are defaults, too."""
+        return {"name": self.chosen, "units": self.units, **self.search.model_dump(mode="json")}
+
+    @property
     def chosen(self) -> str:
         """Name of the search."""
         if self.name is not None:

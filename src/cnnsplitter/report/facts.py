@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.errors import StorageError
@@ -46,6 +46,7 @@ class Report(BaseModel):
         evidence: What each patch did.
         costs: One row per model.
         recipe: All settings.
+        search: Name and settings of the search, those that are defaults, too.
         machine: See ``results.machine``.
         versions: See ``results.versions``.
         commands: What repeats the run.
@@ -67,6 +68,7 @@ class Report(BaseModel):
     evidence: list[Evidence]
     costs: list[Row]
     recipe: dict[str, Any]
+    search: dict[str, Any] = Field(default_factory=dict)
     machine: dict[str, str | int]
     versions: dict[str, str]
     commands: list[str]

@@ -62,6 +62,7 @@ def _story(number: int, name: str, report: Report) -> dict[str, Any]:
         "name": name,
         "report": report,
         "settings": json.dumps(report.recipe, indent=2),
+        "search_settings": json.dumps(report.search, indent=2),
         "kept": _kept(report),
         "modules": [_module_row(row) for row in report.modules],
         "costs": [{_COSTS.get(key, key): row[key] for key in row} for row in report.costs],

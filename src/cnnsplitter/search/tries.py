@@ -1,7 +1,7 @@
 """Searches that draw a fixed number of ensembles, none learning from another, and keep the best."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -134,14 +134,20 @@ class BestOfTries(BaseModel, ABC):
             if checkpoint is not None:
                 _save(checkpoint, done, identity)
             history.append(done.entry(number, problem))
-            progress(self._step(history[-1]))
+            progress(self._step(history))
         best = max(history, key=lambda entry: entry.measure)
         return SearchResult(
             problem.classes, done.keep[best.index], problem.channels.fingerprint, tuple(history)
         )
 
-    def _step(self, last: Generation) -> Step:
-        values = {"accuracy": last.accuracy, "difference": last.difference, "kept": last.kept}
+    def _step(self, history: Sequence[Generation]) -> Step:
+        last = history[-1]
+        values = {
+            "accuracy": last.accuracy,
+            "best_accuracy": max(entry.accuracy for entry in history),
+            "difference": last.difference,
+            "kept": last.kept,
+        }
         return Step("search", last.index + 1, self.tries, values)
 
 

@@ -81,7 +81,12 @@ class GradientSearch(GradientSettings):
 
     def _step(self, state: GradientState) -> Step:
         last = state.history[-1]
-        values = {"accuracy": last.accuracy, "difference": last.difference, "kept": last.kept}
+        values = {
+            "accuracy": last.accuracy,
+            "best_accuracy": max(entry.accuracy for entry in state.history),
+            "difference": last.difference,
+            "kept": last.kept,
+        }
         return Step("search", len(state.history), self.rounds, values)
 
 
