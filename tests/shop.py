@@ -89,3 +89,8 @@ def files_in(folder: Path) -> dict[str, bytes]:
         str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b""
         for p in folder.rglob("*")
     }
+
+
+def split(shop: Shop, *options: object) -> tuple[object, ...]:
+    """The command that splits the shop's strong model."""
+    return ("split", shop / "strong.safetensors", "--data", shop / "data.npz", *options)

@@ -29,11 +29,7 @@ from cnnsplitter.splitting import trace
 from cnnsplitter.storage.saving import describe, load_as
 from cnnsplitter.subtasks.networks import Subtask, restrict
 from cnnsplitter.taylor import measure_taylor
-from shop import CLASSES, Shop, call, files_in, succeed
-
-
-def split(shop: Shop, *options: object) -> tuple[object, ...]:
-    return ("split", shop / "strong.safetensors", "--data", shop / "data.npz", *options)
+from shop import CLASSES, Shop, call, files_in, split, succeed
 
 
 def test_all_searches_are_listed_and_have_a_table() -> None:
@@ -118,31 +114,6 @@ def test_compensation_is_reported_too(shop: Shop, tmp_path: Path) -> None:
     saved = load_as(ClassModule, tmp_path / "better" / "cat.safetensors")
     pairs = zip(saved.state_dict().values(), expected.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
-
-
-def test_a_front_has_a_folder_for_each_share_and_goes_on(shop: Shop, tmp_path: Path) -> None:
-    options = ("--search", "importance", "--pareto", "0.4,0.8", "--json", "--out", tmp_path / "o")
-    result = succeed(*split(shop, *options)).json
-    assert result == json.loads((tmp_path / "o" / "pareto.json").read_text())
-    assert [point["keep"] for point in result["points"]] == [0.8, 0.4]
-    alone = ("--search", "importance", "--keep", 0.4, "--json", "--out", tmp_path / "alone")
-    expected = succeed(*split(shop, *alone)).json
-    point = result["points"][1]
-    assert point["accuracy"] == expected["composed_accuracy"]
-    shares = [row["kept_macs"] for row in expected["modules"]]
-    assert point["kept_macs"] == pytest.approx(sum(shares) / len(shares))
-    folder = tmp_path / "o" / point["folder"]
-    module = (folder / "cat.safetensors").read_bytes()
-    assert module == (tmp_path / "alone" / "cat.safetensors").read_bytes()
-    assert "<svg" in (tmp_path / "o" / "pareto.html").read_text()
-    assert "exists already" in call(*split(shop, *options)).err
-    (tmp_path / "o" / "pareto.json").unlink()
-    assert succeed(*split(shop, *options)).json == result
-    (tmp_path / "o" / "pareto.json").unlink()
-    assert "exists already" in call(*split(shop, *options, "--seed", 1)).err
-    for broken in ("[]", "{}", '{"files": []}', '{"files": 5}', "7"):
-        (tmp_path / "o" / "keep-0.8" / "split.json").write_text(broken)
-        assert "is no result of a split; remove it" in call(*split(shop, *options)).err
 
 
 @pytest.mark.parametrize("more", [(), ("--subtask", "cat,dog", "--no-compare")])
