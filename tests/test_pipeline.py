@@ -22,17 +22,25 @@ from cnnsplitter.patches.cost import measure_patch_cost
 from cnnsplitter.patches.patching import PatchedModel
 from cnnsplitter.pipeline import Run, save_modules
 from cnnsplitter.progress import Progress, Step, silent
-from cnnsplitter.recipes import Recipe, SearchSettings, load_recipe
+from cnnsplitter.recipes import Recipe
 from cnnsplitter.results import read_json, write_json
 from cnnsplitter.search import Generation, GeneticSearch, SearchResult
 from cnnsplitter.splitting import Split
 from cnnsplitter.storage.saving import describe, load_as
+from toy_runs import (
+    CIFAR100,
+    DIGITS,
+    SETS,
+    TEST,
+    TRAIN,
+    contents,
+    finish,
+    images_of,
+    small,
+    toy,
+    untimed,
+)
 
-CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-CIFAR100 = ["apple", "baby", "bed", "bicycle", "bottle", "bridge", "camel", "clock", "rose", "bear"]
-DIGITS = [str(digit) for digit in range(10)]
-SETS = {"cifar10": CIFAR10, "cifar100": CIFAR100, "svhn": DIGITS}
-TRAIN, TEST = 20, 4
 GENERATION = Generation(0, 0.9, 0.5, 0.5, 0.8, 0.8, 30)
 CONFIGURATIONS = ("simcnn-cifar10", "rescnn-cifar10", "simcnn-svhn", "rescnn-svhn", "rescnn-svhn-5")
 
@@ -51,15 +59,6 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cnnsplitter.figures, "as_svg", lambda *figure: "<svg></svg>")
 
 
-def images_of(classes: int, each: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images [N, 32, 32, 3] with a pattern per class under noise, and labels [N]."""
-    labels = np.arange(classes * each) % classes
-    patterns = np.random.default_rng(0).integers(0, 200, (classes, 4, 4, 3))
-    noise = np.random.default_rng(seed).integers(0, 56, (len(labels), 32, 32, 3))
-    patterns = patterns.repeat(8, axis=1).repeat(8, axis=2)
-    return (patterns[labels] + noise).astype(np.uint8), labels
-
-
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """One npz file per data set."""
@@ -70,44 +69,6 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             parts[f"x_{part}"], parts[f"y_{part}"] = images_of(len(classes), each, len(part))
         np.savez(folder / f"{name}.npz", **parts)
     return {name: str(folder / f"{name}.npz") for name in SETS}
-
-
-def toy(name: str, **changes: Any) -> Recipe:
-    sizes = {"width": 0.06, "epochs": 2, "population": 4, "generations": 2, "search_images": 20}
-    return load_recipe(name).adapted(**sizes | changes)
-
-
-def small(**changes: Any) -> Recipe:
-    """The quickest recipe: digits 0-4, five classes."""
-    recipe = toy("rescnn-svhn-5", **changes)
-    return recipe.model_copy(
-        update={"strong": recipe.strong.model_copy(update={"model": "weak-rescnn", "width": 0.25})}
-        | {
-            "search": SearchSettings(ratios=(0.2, 0.4, 0.6, 0.8)).adapted(
-                population=4, generations=3
-            )
-        }
-    )
-
-
-def finish(run: Run) -> dict[str, Any]:
-    run.check()
-    run.prepare()
-    return run.report().model_dump(mode="json")
-
-
-def contents(folder: Path) -> Mapping[str, bytes]:
-    """All files but the report, which holds measured times."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.stem != "report")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def untimed(folder: Path) -> dict[str, Any]:
-    """The report without what the clock says."""
-    report: dict[str, Any] = read_json(folder / "report.json")
-    for row in report["costs"]:
-        assert row.pop("latency_ms") > 0
-    return report
 
 
 def times(folder: Path) -> Mapping[str, int]:

@@ -9,7 +9,7 @@ from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.storage.saving import describe, load_as
 from cnnsplitter.subtasks.networks import Subtask
-from shop import CLASSES, Outcome, Shop, call, succeed
+from shop import CLASSES, Outcome, Shop, call, split, succeed
 
 ALL = ("--units", "all")
 SMALL = ("--search", "importance", "--keep", 0.5)
@@ -32,10 +32,6 @@ training = { epochs = 2, batch_size = 16 }
 model = "lenet5"
 training = { epochs = 1 }
 """
-
-
-def split(shop: Shop, *options: object) -> tuple[object, ...]:
-    return ("split", shop / "strong.safetensors", "--data", shop / "data.npz", *options)
 
 
 def hidden(model: nn.Module) -> list[int]:

@@ -14,7 +14,7 @@ from cnnsplitter.pipeline import Run, save_modules
 from cnnsplitter.search import GradientSearch
 from cnnsplitter.splitting import split
 from shop import succeed, write_npz
-from test_pipeline import finish, small
+from toy_runs import finish, small
 
 
 def whole(folder: Path, place: dict[str, str]) -> None:

@@ -24,7 +24,7 @@ from cnnsplitter.files import read_tensors, write_tensors
 from cnnsplitter.folder_lock import LOCK, held
 from cnnsplitter.results import read_json, write_json
 from shop import call, succeed, write_npz
-from test_pipeline import DIGITS, contents, images_of, untimed
+from toy_runs import DIGITS, contents, images_of, untimed
 from trust.crashing import WORK, claim, gradient, hold, make, work
 
 SERVER = multiprocessing.get_context("forkserver")
