@@ -11,8 +11,13 @@ from cnnsplitter.report.evidence import Evidence, require_table
 from cnnsplitter.results import Row, read_json
 from cnnsplitter.search import SearchResult
 
-FIGURES = ("precision", "recall", "f1", "other")
-"""What rows of patches tell, before and after."""
+FIGURES = {
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "other": "accuracy on the other classes",
+}
+"""What rows of patches tell, before and after, and what it is called."""
 _TIMES = ("before", "after")
 
 

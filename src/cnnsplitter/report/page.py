@@ -14,16 +14,8 @@ from cnnsplitter import figures
 from cnnsplitter.errors import StorageError
 from cnnsplitter.files import replacing
 from cnnsplitter.report.evidence import Evidence
-from cnnsplitter.report.facts import Report
+from cnnsplitter.report.facts import FIGURES, Report
 from cnnsplitter.sensitivity import Sensitivity
-
-CHANGES = {
-    "precision": "Precision",
-    "recall": "Recall",
-    "f1": "F1",
-    "other": "Accuracy on the other classes",
-}
-
 
 _MODULES = {
     "kept_kernels": "kernels kept",
@@ -46,7 +38,9 @@ def render(runs: Mapping[str, Report]) -> str:
     stories = [_story(i, name, report) for i, (name, report) in enumerate(runs.items())]
     front = _comparison(runs) if len(runs) > 1 else None
     template = environment.from_string(source)
-    return template.render(stories=stories, changes=CHANGES, front=front)
+    return template.render(
+        stories=stories, changes={key: _capital(name) for key, name in FIGURES.items()}, front=front
+    )
 
 
 def write_page(path: Path, runs: Mapping[str, Report]) -> None:

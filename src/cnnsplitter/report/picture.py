@@ -12,14 +12,8 @@ from cnnsplitter import figures
 from cnnsplitter.errors import StorageError
 from cnnsplitter.files import replacing
 from cnnsplitter.report.evidence import Evidence, Flip
-from cnnsplitter.report.facts import Report
+from cnnsplitter.report.facts import FIGURES, Report
 
-_FIGURES = {
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "other": "accuracy on the other classes",
-}
 _EXAMPLES = 8
 _MOST_PIXELS = 2**24
 """Of an example, which reports hold as it is shown: a few hundred pixels wide."""
@@ -36,7 +30,7 @@ def write_picture(path: Path, report: Report) -> None:
     row, evidence = report.patches[0], report.evidence[0]
     changes = {
         name: (float(row[f"{key}_before"] or 0), float(row[f"{key}_after"] or 0))
-        for key, name in _FIGURES.items()
+        for key, name in FIGURES.items()
     }
     title = f"Patch of {evidence.target}, on {row['n_target']:,} and {row['n_other']:,} test images"
     figure = figures.patch_picture(changes, _examples(evidence), title)
