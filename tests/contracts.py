@@ -1,6 +1,7 @@
 """What every search must hold; a test class of a search inherits `SearchContract`."""
 
 import random
+import signal
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,22 @@ class SearchContract:
         remaining = sum(generation.evaluations for generation in whole.history[stop:])
         assert sum(len(owners) for owners, _ in planted(problem).calls) == remaining
         assert part_file.read_bytes() == whole_file.read_bytes()
+
+    def test_ctrl_c_leaves_checkpoint_and_progress_of_the_same_step(self, tmp_path: Path) -> None:
+        file, heard = tmp_path / "search", list[int]()
+
+        def press_at_two(step: Step, /) -> None:
+            if step.done == 2:
+                signal.raise_signal(signal.SIGINT)
+            heard.append(step.done)
+
+        with pytest.raises(KeyboardInterrupt):
+            self.search(4).run(self.problem(), seed=7, checkpoint=file, progress=press_at_two)
+        assert heard == [1, 2]
+        self.search(4).run(
+            self.problem(), seed=7, checkpoint=file, progress=lambda step: heard.append(step.done)
+        )
+        assert heard == [1, 2, 3, 4]
 
     def test_generations_can_be_raised(self, tmp_path: Path) -> None:
         file = tmp_path / "search"

@@ -15,7 +15,7 @@ SOURCES = {
 }
 
 LAYERS = (
-    {"errors", "progress"},
+    {"errors", "progress", "interrupts"},
     {"extras", "reading"},
     {
         "nets",

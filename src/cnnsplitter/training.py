@@ -26,6 +26,7 @@ from cnnsplitter.inference import (
     predict,
     to_device,
 )
+from cnnsplitter.interrupts import held_interrupts
 from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.training_run import TrainingRun, identity_of, restore_run, save_run
 
@@ -155,9 +156,10 @@ def train(
         if validation is not None:
             values["validation_accuracy"] = _accuracy(run.classifier, validation, settings)
         run.record(values, keep_best=settings.patience > 0)
-        if checkpoint is not None and identity is not None:
-            save_run(checkpoint, run, identity)
-        progress(Step(stage, len(run.history), settings.epochs, values))
+        with held_interrupts():
+            if checkpoint is not None and identity is not None:
+                save_run(checkpoint, run, identity)
+            progress(Step(stage, len(run.history), settings.epochs, values))
     return Trained(run.result(), tuple(run.history), run.best_epoch)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cnnsplitter.errors import DataError, ModelError
+from cnnsplitter.interrupts import held_interrupts
 from cnnsplitter.objective import jaccard, kept_share
 from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.search.base import Generation, SearchProblem, SearchResult
@@ -67,9 +68,10 @@ class GeneticSearch(GeneticSettings):
             state = load_state(checkpoint, identity, self.generations, evolution.kinds())
         while state is None or not self._is_finished(state):
             state = evolution.next_state(state, seed)
-            if checkpoint is not None:
-                save_state(checkpoint, state, identity)
-            progress(self._step(state))
+            with held_interrupts():
+                if checkpoint is not None:
+                    save_state(checkpoint, state, identity)
+                progress(self._step(state))
         return _result(problem, state)
 
     def _is_finished(self, state: SearchState) -> bool:

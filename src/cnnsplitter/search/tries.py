@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from cnnsplitter.errors import ModelError
 from cnnsplitter.files import write_tensors
+from cnnsplitter.interrupts import held_interrupts
 from cnnsplitter.objective import composed_accuracy, kept_share, mean_difference
 from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.search.base import Generation, SearchProblem, SearchResult
@@ -131,10 +132,11 @@ class BestOfTries(BaseModel, ABC):
         for number in range(len(done.keep), self.tries):
             generator = torch.Generator().manual_seed(_seed_of(seed, number))
             done = done.with_new(self.draw(problem, number, generator), problem)
-            if checkpoint is not None:
-                _save(checkpoint, done, identity)
             history.append(done.entry(number, problem))
-            progress(self._step(history))
+            with held_interrupts():
+                if checkpoint is not None:
+                    _save(checkpoint, done, identity)
+                progress(self._step(history))
         best = max(history, key=lambda entry: entry.measure)
         return SearchResult(
             problem.classes, done.keep[best.index], problem.channels.fingerprint, tuple(history)

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from cnnsplitter.errors import SettingsError
+from cnnsplitter.interrupts import held_interrupts
 from cnnsplitter.objective import composed_accuracy, kept_share, mean_difference
 from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.search.base import Generation, MaskedScorer, SearchProblem, SearchResult
@@ -66,9 +67,10 @@ class GradientSearch(GradientSettings):
             state = load_state(checkpoint, identity, self.rounds, problem)
         while state is None or not self._is_finished(state):
             state = descent.next_state(state or descent.start(seed))
-            if checkpoint is not None:
-                save_state(checkpoint, state, identity)
-            progress(self._step(state))
+            with held_interrupts():
+                if checkpoint is not None:
+                    save_state(checkpoint, state, identity)
+                progress(self._step(state))
         return SearchResult(
             problem.classes, state.best, problem.channels.fingerprint, state.history
         )
