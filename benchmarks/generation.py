@@ -1,5 +1,8 @@
 """One generation of the genetic search against a plain reference: scores step and tournament.
 
+``cut_over_masks`` is how many times slower the same candidates are as masks on the whole network,
+several of them in each batch, than cut.
+
 The reference extracts every candidate of the generation, elites too, runs it in float32 as it is,
 on as many threads as this program has, and scores every ensemble by an argmax over the concatenated
 scores of its class modules. ``*_cpu`` are ratios of processor time, which others' work on the
@@ -16,6 +19,7 @@ from torch import Generator, Tensor
 
 from benchmarks.plain import simcnn, timed
 from cnnsplitter.channels import ChannelMap
+from cnnsplitter.channels.masking import masked
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
 from cnnsplitter.scoring import CutScorer
@@ -38,6 +42,19 @@ def plain_scores(
             batches = [narrow(strong.preprocessing(x))[:, column] for x, _ in data.batches(256)]
         rows.append(torch.cat(batches))
     return torch.stack(rows)
+
+
+def masked_scores(
+    strong: Classifier, channels: ChannelMap, data: ImageSet, owner: Tensor, keep: Tensor
+) -> Tensor:
+    """Return float32[k, n]: all candidates of an image in one batch, as masks."""
+    pixels, rows = data.images.read(data.rows), []
+    with torch.no_grad():
+        for image in strong.preprocessing(pixels):
+            batch = image.expand(len(keep), *image.shape)
+            with masked(strong.net, channels, keep.to(batch)):
+                rows.append(strong.net(batch).gather(1, owner[:, None])[:, 0])
+    return torch.stack(rows, dim=1)
 
 
 def plain_accuracy(scores: Tensor, labels: Tensor, members: Tensor) -> float:
@@ -105,6 +122,10 @@ def scores_step(options: argparse.Namespace) -> dict[str, Any]:
     plain, plain_seconds, plain_cpu = timed(
         lambda: plain_scores(strong, channels, data, owner, keep)
     )
+    few = torch.arange(0, len(owner), max(1, len(owner) // 20))
+    some = data.take(torch.arange(min(32, len(data))))
+    *_, mask_cpu = timed(lambda: masked_scores(strong, channels, some, owner[few], keep[few]))
+    masks = mask_cpu / (len(few) * len(some))
     saved = every / fresh
     winners = [
         choose(scores.view(options.classes, -1, len(data)), data.labels)
@@ -114,6 +135,7 @@ def scores_step(options: argparse.Namespace) -> dict[str, Any]:
         "scores_ratio": round(saved * plain_seconds / seconds, 2),
         "scores_ratio_cpu": round(saved * plain_cpu / cpu, 2),
         "same_candidates_ratio": round(plain_seconds / seconds, 2),
+        "cut_over_masks": round(masks / (cpu / (len(owner) * len(data))), 2),
         "candidates": {"plain": every, "run": fresh, "timed": len(owner)},
         "same_winners": torch.equal(*winners),
     }

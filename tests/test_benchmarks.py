@@ -4,7 +4,9 @@ import json
 from typing import Any
 
 import pytest
+import torch
 from benchmarks import classes, generation, importance, memory
+from benchmarks.plain import simcnn
 
 TINY = ("--width", "0.05")
 
@@ -22,6 +24,19 @@ def test_generation(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["same_winners"] is True
     assert found["scores_ratio"] > 0
     assert found["tournament_ratio"] > 0
+    assert found["cut_over_masks"] > 0
+
+
+def test_masked_candidates_score_as_cut_ones() -> None:
+    strong, channels, data = simcnn(0.125, 3, 6)
+    generator = torch.Generator().manual_seed(0)
+    keep = torch.stack([channels.random_selection(0.5, generator=generator).keep for _ in range(4)])
+    owner = torch.tensor([0, 1, 2, 0])
+    masked, cut = (
+        score(strong, channels, data, owner, keep)
+        for score in (generation.masked_scores, generation.plain_scores)
+    )
+    torch.testing.assert_close(masked, cut, rtol=1e-4, atol=1e-4)
 
 
 def test_importance(capsys: pytest.CaptureFixture[str]) -> None:

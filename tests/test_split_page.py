@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from experiments.split_page import PAGE, RESULTS, groups, page, table
+from experiments.split_page import PAGE, RESULTS, WAYS, groups, page, table
 
 from cnnsplitter.results import read_json
 from cnnsplitter.search.registry import DEFAULT_SEARCH, SEARCHES
@@ -24,7 +24,7 @@ def results(*rows: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_page_is_the_recorded_one() -> None:
-    assert PAGE.read_text() == page(read_json(RESULTS))
+    assert PAGE.read_text() == page(read_json(RESULTS), read_json(WAYS))
 
 
 def test_lines_are_means_over_seeds() -> None:

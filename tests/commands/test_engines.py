@@ -43,7 +43,9 @@ def is_gone(group: int) -> bool:
 
 
 def searched(log: Path) -> int:
-    events = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    # what follows the last line's end is being written
+    lines = log.read_text().split("\n")[:-1] if log.exists() else []
+    events = [json.loads(line) for line in lines]
     return sum(event["stage"] == "search" for event in events)
 
 
@@ -78,6 +80,22 @@ def test_after_ctrl_c_no_process_is_left_and_the_same_command_goes_on(
     for module in whole.glob("*.safetensors"):
         assert module.read_bytes() == (stopped / module.name).read_bytes()
     assert searched(log) == searched(whole / "events.jsonl") == done + 1
+
+
+def test_ray_finds_the_same_class_modules(shop: Shop, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs the extra ray")
+    here, there = tmp_path / "here", tmp_path / "there"
+    succeed(*options(shop, here), "--generations", 1)
+    spread = ("--generations", 1, "--engine", "ray", "--workers", 2)
+    subprocess.run(
+        [sys.executable, "-m", "cnnsplitter", *map(str, [*options(shop, there), *spread])],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        check=True,
+        timeout=200,
+    )
+    modules = {path.name: path.read_bytes() for path in here.glob("*.safetensors")}
+    assert len(modules) > 1
+    assert modules == {path.name: path.read_bytes() for path in there.glob("*.safetensors")}
 
 
 def test_tensorboard_gets_a_folder(shop: Shop, tmp_path: Path) -> None:
