@@ -1,6 +1,6 @@
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import pytest
 import torch
@@ -20,8 +20,9 @@ from cnnsplitter.search import (
     ThresholdSearch,
     make_search,
 )
-from cnnsplitter.search.budget import Budget
+from cnnsplitter.search.budget import Budget, Target
 from contracts import SearchContract, ToyChannels, planted, planted_problem
+from planted_gradients import with_gradients
 
 TOY = ToyChannels((8, 12, 12), tied=(1, 2))
 
@@ -116,10 +117,20 @@ def test_thresholding_beats_chance_where_importance_tells_something() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", [RandomSearch, ThresholdSearch])
-def test_class_modules_keep_no_more_than_the_share(kind: Any) -> None:
-    result = kind(keep=0.3).run(planted_problem(TOY), seed=0)
-    assert 0.2 < result.best.kept <= 0.3
+@pytest.mark.parametrize("target", get_args(Target))
+@pytest.mark.parametrize(
+    "name", [name for name, kind in SEARCHES.items() if "keep" in kind.model_fields]
+)
+def test_class_modules_cost_no_more_than_the_share(name: str, target: Target) -> None:
+    problem = with_gradients(planted_problem(TOY))
+    search = make_search(name, {"keep": 0.3, "target": target})
+    shares = Budget.of(problem, target).share(search.run(problem, seed=0).selections)
+    assert ((shares > 0.2) & (shares <= 0.3 + 1e-9)).all()
+
+
+def test_a_target_in_multiply_adds_needs_the_network() -> None:
+    with pytest.raises(SettingsError, match="masked scorer"):
+        RandomSearch(target="multiply-adds").run(planted_problem(TOY), seed=0)
 
 
 def test_scores_that_are_not_finite_are_refused() -> None:

@@ -12,8 +12,7 @@ from planted_gradients import with_gradients
 
 def budget(target: Literal["kernels", "multiply-adds"] = "kernels") -> Budget:
     problem = with_gradients(planted_problem(ToyChannels((8, 12, 12), tied=(1, 2))))
-    assert problem.masked is not None
-    return Budget.of(problem, problem.masked, target)
+    return Budget.of(problem, target)
 
 
 @given(st.sampled_from(["kernels", "multiply-adds"]), st.floats(0.2, 1), st.integers(0, 2**31))

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cnnsplitter.search.base import MaskedScorer, SearchProblem, UnitMap
+from cnnsplitter.errors import SettingsError
+from cnnsplitter.search.base import SearchProblem, UnitMap
 
 Target = Literal["kernels", "multiply-adds"]
 
@@ -25,11 +26,19 @@ class Budget:
     cost: Callable[[Tensor], Tensor]
 
     @classmethod
-    def of(cls, problem: SearchProblem, masked: MaskedScorer, target: Target) -> "Budget":
-        """Return the budget that counts kernels, or multiply-adds."""
-        if target == "multiply-adds":
-            return cls(problem.channels, masked.multiply_adds)
-        return cls.of_kernels(problem.channels)
+    def of(cls, problem: SearchProblem, target: Target) -> "Budget":
+        """Return the budget that counts kernels, or multiply-adds.
+
+        Raises:
+            SettingsError: The problem has no masked scorer, which knows the multiply-adds.
+        """
+        if target == "kernels":
+            return cls.of_kernels(problem.channels)
+        if problem.masked is None:
+            raise SettingsError(
+                "a target in multiply-adds needs the network: give the problem a masked scorer"
+            )
+        return cls(problem.channels, problem.masked.multiply_adds)
 
     @classmethod
     def of_kernels(cls, channels: UnitMap) -> "Budget":

@@ -33,4 +33,4 @@ class RandomSearch(BestOfTries):
             bool[classes, units].
         """
         priority = torch.rand(problem.importance.shape, generator=generator)
-        return Budget.of_kernels(problem.channels).best(priority, self.keep)
+        return Budget.of(problem, self.target).best(priority, self.keep)

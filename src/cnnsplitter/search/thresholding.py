@@ -12,7 +12,7 @@ from cnnsplitter.search.tries import BestOfTries
 
 
 class ThresholdSearch(BestOfTries):
-    """Keep the most important units within a budget of kernels, of all layers together.
+    """Keep the most important units within a budget, of all layers together.
 
     The first try takes the importance as it is, in which chance has no part. Further tries give
     whole layers more or less weight, the same for all classes, and the most accurate one counts.
@@ -47,7 +47,7 @@ class ThresholdSearch(BestOfTries):
         for group, weight in zip(groups, noise.exp().tolist(), strict=True):
             part = problem.importance[:, group.units]
             priority[:, group.units] = weight * self._scaled(part)
-        return Budget.of_kernels(problem.channels).best(priority, self.keep)
+        return Budget.of(problem, self.target).best(priority, self.keep)
 
     def _scaled(self, part: Tensor) -> Tensor:
         """Scale the importance float[classes, k] of one layer."""

@@ -16,6 +16,7 @@ from cnnsplitter.interrupts import held_interrupts
 from cnnsplitter.objective import composed_accuracy, kept_share, mean_difference
 from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.search.base import Generation, SearchProblem, SearchResult
+from cnnsplitter.search.budget import Target
 from cnnsplitter.search.checkpoint import Kinds, describe, read_checkpoint, require_within
 
 KIND = "checkpoint of tries"
@@ -79,13 +80,16 @@ class BestOfTries(BaseModel, ABC):
     """A search that draws ensembles within a budget and returns the most accurate.
 
     Attributes:
-        keep: Share of the selectable kernels that every class module may keep.
+        keep: Share of the whole network's cost that every class module may keep.
+        target: What the cost counts: ``"kernels"``, the selectable ones, or ``"multiply-adds"`` of
+            one image.
         tries: Ensembles that are drawn.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     keep: Annotated[float, Field(gt=0, le=1)] = 0.5
+    target: Target = "kernels"
     tries: int = Field(default=1, ge=1)
 
     @abstractmethod
@@ -120,6 +124,7 @@ class BestOfTries(BaseModel, ABC):
 
         Raises:
             StorageError: The checkpoint is broken or belongs to another search.
+            SettingsError: A target in multiply-adds for a problem without a masked scorer.
             ModelError: A class module gives scores that are not finite.
         """
         settings = self.model_dump(mode="json", exclude={"tries"})

@@ -101,7 +101,7 @@ class _Descent:
         self.settings = settings
         self.problem = problem
         self.masked = masked
-        self.budget = Budget.of(problem, masked, settings.target)
+        self.budget = Budget.of(problem, settings.target)
 
     @classmethod
     def of(cls, settings: GradientSettings, problem: SearchProblem) -> "_Descent":
