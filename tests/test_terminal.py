@@ -50,6 +50,19 @@ class TestProgress:
         assert "3/3" in text
         assert out.getvalue() == ""
 
+    def test_a_stage_within_another_hides_none_of_its_lines(self) -> None:
+        terminal, _, err = piped()
+        for number in range(1, 4):
+            for step in range(1, 4):
+                terminal.progress(Step("steps", step, 3))
+            terminal.progress(Step("search", number, 3))
+        assert err.getvalue().splitlines() == [
+            "steps: 1/3",
+            "steps: 3/3",
+            "search: 1/3",
+            "search: 3/3",
+        ]
+
     def test_a_stage_has_one_bar(self) -> None:
         terminal, _, err = on_terminal()
         with terminal:

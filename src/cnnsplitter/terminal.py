@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, TextIO
 
 from rich.box import SIMPLE_HEAD
@@ -81,7 +82,7 @@ class Terminal:
     err: Console = field(default_factory=lambda: plain_console(stderr=True))
     verbose: bool = False
     _tasks: dict[str, TaskID] = field(default_factory=dict)
-    _last_line: float = float("-inf")
+    _lines: dict[str, tuple[float, bool]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._progress = _bars(self.err)
@@ -109,8 +110,7 @@ class Terminal:
         elif self.verbose:
             clock = time.strftime("%H:%M:%S")
             self.note(f"{clock} {step.stage}: {step.done}/{step.total}  {values}".rstrip())
-        elif step.done == step.total or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
+        elif self._is_due(step):
             self.note(f"{step.stage}: {step.done}/{step.total}  {values}".rstrip())
 
     def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -142,6 +142,18 @@ class Terminal:
         """Print the JSON object, if JSON is wanted."""
         if self.as_json:
             self.out.print(json.dumps(value), soft_wrap=True)
+
+    def _is_due(self, step: Step) -> bool:
+        """Return whether a step is worth a line: a stage's first, its last, and some between.
+
+        A stage that begins again and again, such as the rounds of another, ends with one line only.
+        """
+        now, ends = time.monotonic(), step.done == step.total
+        last, ended = self._lines.get(step.stage, (-inf, False))
+        is_due = now - last > _SECONDS_BETWEEN_LINES or (ends and not ended)
+        if is_due:
+            self._lines[step.stage] = now, ends or ended
+        return is_due
 
     def _show_bar(self, step: Step, values: str) -> None:
         if step.stage not in self._tasks:

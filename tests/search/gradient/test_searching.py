@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from cnnsplitter.errors import SettingsError, StorageError
 from cnnsplitter.files import read_tensors, write_tensors
+from cnnsplitter.progress import Step
 from cnnsplitter.search import GradientSearch, SearchProblem
 from contracts import SearchContract, ToyChannels, planted, planted_problem
 from planted_gradients import PlantedMasked, with_gradients
@@ -131,3 +132,12 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, object], mess
 def test_settings_read_from_json_are_equal() -> None:
     for search in (GradientSearch(), GradientSearch.paper(0.3)):
         assert GradientSearch.model_validate_json(search.model_dump_json()) == search
+
+
+def test_steps_of_a_round_are_told_with_their_loss() -> None:
+    steps: list[Step] = []
+    small_search(2).run(small_problem(), seed=0, progress=steps.append)
+    names = ["steps of the round"] * 5 + ["search"]
+    assert [step.stage for step in steps] == names * 2
+    assert [step.done for step in steps[:5]] == [1, 2, 3, 4, 5]
+    assert steps[10].values["loss"] < steps[0].values["loss"]

@@ -51,7 +51,7 @@ class GradientSearch(GradientSettings):
             seed: Seed of every random choice; equal seeds give equal results.
             checkpoint: File that is rewritten after each round. A search that was stopped and
                 continued gives the same result, bit for bit; ``rounds`` may be raised.
-            progress: Called after each round.
+            progress: Called after each round, and within a round after each step, with its loss.
 
         Raises:
             StorageError: The checkpoint is broken or belongs to another search.
@@ -66,7 +66,7 @@ class GradientSearch(GradientSettings):
         if checkpoint is not None and checkpoint.exists():
             state = load_state(checkpoint, identity, self.rounds, problem)
         while state is None or not self._is_finished(state):
-            state = descent.next_state(state or descent.start(seed))
+            state = descent.next_state(state or descent.start(seed), progress)
             with held_interrupts():
                 if checkpoint is not None:
                     save_state(checkpoint, state, identity)
@@ -120,13 +120,14 @@ class _Descent:
         seen = Seen.nothing(self.problem)
         return GradientState(Adam.at(values), generator.get_state(), keep, seen, ())
 
-    def next_state(self, state: GradientState) -> GradientState:
+    def next_state(self, state: GradientState, progress: Progress) -> GradientState:
         """Return the state after one more round."""
         generator = Generator()
         generator.set_state(state.random)
         adam = state.adam
-        for _ in range(self.settings.steps):
-            adam = self._descend(adam, generator)
+        for done in range(1, self.settings.steps + 1):
+            adam, loss = self._descend(adam, generator)
+            progress(Step("steps of the round", done, self.settings.steps, {"loss": loss}))
         keep = self.budget.best(Learned.read(adam.values).logits, self.settings.keep)
         seen, scores = state.seen.with_new(self.problem, keep)
         ran = len(seen.owner) - len(state.seen.owner)
@@ -140,7 +141,7 @@ class _Descent:
             (*state.history, entry),
         )
 
-    def _descend(self, adam: Adam, generator: Generator) -> Adam:
+    def _descend(self, adam: Adam, generator: Generator) -> tuple[Adam, float]:
         settings, masked = self.settings, self.masked
         progress = int(adam.steps) / settings.steps
         pairs = settings.draw(masked, generator)
@@ -157,7 +158,7 @@ class _Descent:
             scaled = learned.scaled(scores, pairs.classes) if settings.scaled else scores
             loss = pairs.loss(scores, scaled, settings.form)
             (gradient,) = torch.autograd.grad(loss, values)
-        return adam.step(gradient, self._rate(progress))
+        return adam.step(gradient, self._rate(progress)), loss.item()
 
     def _share(self, progress: float) -> float:
         return 1 - (1 - self.settings.keep) * self._annealed(progress)
