@@ -1,3 +1,5 @@
+from statistics import mean
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -103,10 +105,14 @@ def test_progress_tells_a_falling_loss() -> None:
     strong, steps = normed(), list[Step]()
     settings = FineTuning(epochs=4, batch_size=20)
     fine_tune(modules_of(strong), strong, DATA, settings, seed=0, progress=steps.append)
+    within = [("steps of the epoch", done, 3) for done in (1, 2, 3)]
     assert [(step.stage, step.done, step.total) for step in steps] == [
-        ("fine-tuning", done, 4) for done in (1, 2, 3, 4)
+        told for done in (1, 2, 3, 4) for told in (*within, ("fine-tuning", done, 4))
     ]
-    assert steps[-1].values["loss"] < steps[0].values["loss"]
+    for first in (0, 4, 8, 12):
+        *batches, whole = (step.values["loss"] for step in steps[first : first + 4])
+        assert whole == pytest.approx(mean(batches))
+    assert steps[-1].values["loss"] < steps[3].values["loss"]
 
 
 def test_a_sub_task_learns_all_its_logits() -> None:

@@ -76,7 +76,8 @@ def fine_tune(
         data: Training images of all classes that the class modules will see in use.
         settings: How to tune.
         seed: Of the order and the flips; no global random state is used.
-        progress: Called after every epoch, with the mean squared distance from the strong logits.
+        progress: Called after every epoch, with the mean squared distance from the strong logits,
+            and within an epoch after every step, with that of its batch.
 
     Raises:
         SettingsError: A class module of a strong model with other classes.
@@ -94,13 +95,7 @@ def fine_tune(
     ]
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(settings.epochs):
-        order = torch.randperm(len(data), generator=generator)[: len(data) // size * size]
-        total = 0.0
-        for images, _ in data.take(order).batches(size):
-            chosen = flip_some(images, generator) if settings.flip else images
-            losses = _step(students, teacher, chosen)
-            total += sum(losses) / len(losses)
-        loss = total * size / len(order)
+        loss = _epoch(students, teacher, data, settings.flip, generator, progress)
         if not torch.tensor(loss).isfinite():
             raise ModelError(
                 f"fine-tuning diverged in epoch {epoch + 1}; lower learning_rate "
@@ -195,6 +190,26 @@ def _rate_for(module: M, teacher: _Teacher, data: ImageSet, seed: int) -> float:
         _step(students, teacher, images)
     losses = torch.tensor(_step(students, teacher, batches[0]))
     return RATES[int(losses.nan_to_num(torch.inf).argmin())]
+
+
+def _epoch(
+    students: list[_Student[M]],
+    teacher: _Teacher,
+    data: ImageSet,
+    flip: bool,
+    generator: torch.Generator,
+    progress: Progress,
+) -> float:
+    """Take the steps of one epoch; return the mean loss before each."""
+    steps, total = len(data) // teacher.size, 0.0
+    order = torch.randperm(len(data), generator=generator)[: steps * teacher.size]
+    for step, (images, _) in enumerate(data.take(order).batches(teacher.size)):
+        chosen = flip_some(images, generator) if flip else images
+        losses = _step(students, teacher, chosen)
+        loss = sum(losses) / len(losses)
+        total += loss
+        progress(Step("steps of the epoch", step + 1, steps, {"loss": loss}))
+    return total / steps
 
 
 def _step(students: list[_Student[M]], teacher: _Teacher, images: Tensor) -> list[float]:
