@@ -18,6 +18,7 @@ from cnnsplitter.inference import predict
 from cnnsplitter.patches.gating import Gate
 from cnnsplitter.patches.patching import PatchedModel
 from cnnsplitter.storage.saving import describe, load, load_as, save
+from cnnsplitter.subtasks.networks import Subtask, unite
 from cnnsplitter.training import Training
 from shop import CLASSES, Shop, call, succeed
 
@@ -201,6 +202,29 @@ class TestCompose:
     def test_needs_no_images(self, shop: Shop, tmp_path: Path) -> None:
         outcome = succeed("compose", shop / "modules", "--out", tmp_path / "c.safetensors")
         assert outcome.out == f"Written to {tmp_path / 'c.safetensors'}: {', '.join(CLASSES)}\n"
+
+    def test_shared_units_are_those_of_all_class_modules(self, shop: Shop, tmp_path: Path) -> None:
+        paths = [shop / f"modules/{name}.safetensors" for name in ("dog", "cat")]
+        options = ("--share", shop / "strong.safetensors", "--data", shop / "data.npz", "--json")
+        out = tmp_path / "shared.safetensors"
+        outcome = succeed("compose", *paths, *options, "--out", out)
+        shared = load_as(Subtask, out)
+        strong = load_as(Classifier, shop / "strong.safetensors")
+        parts = [load_as(ClassModule, path) for path in paths]
+        united = unite(strong, parts)
+        images = load_data(shop / "data.npz").test.relabel(("dog", "cat"))
+        assert torch.equal(predict(shared, images), predict(united, images))
+        right = (predict(united, images).argmax(1) == images.labels).double().mean().item()
+        assert outcome.json["test"]["accuracy"] == right
+        kernels = [measure_cost(model, strong.input_shape).kernels for model in (shared, *parts)]
+        assert max(kernels[1:]) <= kernels[0] <= sum(kernels[1:])
+
+    def test_scores_of_one_network_are_not_calibrated(self, shop: Shop, tmp_path: Path) -> None:
+        options = ("--share", shop / "strong.safetensors", "--data", shop / "data.npz")
+        calibrated = (*options, "--calibration", "learned", "--out", tmp_path / "c")
+        outcome = call("compose", shop / "modules", *calibrated)
+        assert outcome.code == 2
+        assert "--calibration is for class modules side by side" in outcome.err
 
 
 class TestEvaluate:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,10 @@ from cnnsplitter.commands.tables import show_evaluation
 from cnnsplitter.errors import SettingsError, StorageError
 from cnnsplitter.terminal import Terminal
 
+if TYPE_CHECKING:
+    from cnnsplitter.class_modules import ClassModule, ComposedModel
+    from cnnsplitter.subtasks.networks import Subtask
+
 
 def compose(
     context: typer.Context,
@@ -38,6 +42,15 @@ def compose(
     calibration: Annotated[
         str | None,
         typer.Option(help="Make scores comparable: learned, or one of the paper's rules."),
+    ] = None,
+    share: Annotated[
+        Path | None,
+        typer.Option(
+            "--share",
+            metavar="STRONG",
+            help="The model that the class modules were split from: one network, cut out of it, "
+            "keeps every unit that one of them keeps, and costs less than all side by side.",
+        ),
     ] = None,
     size: Size = None,
     channels: Channels = None,
@@ -50,19 +63,19 @@ def compose(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Put class modules side by side, as one model."""
+    """Put class modules together as one model: side by side, or sharing their units."""
     require_free(out, force)
     if calibration and not data:
         raise SettingsError("--calibration needs images; give --data")
-    from cnnsplitter.class_modules import ClassModule
+    if calibration and share:
+        raise SettingsError("--calibration is for class modules side by side, not for --share")
     from cnnsplitter.class_modules import compose as put_together
     from cnnsplitter.composition import fit_composition
     from cnnsplitter.evaluation import evaluate
     from cnnsplitter.storage.saving import save
 
     terminal = Terminal(json, quiet)
-    build = builder(context)
-    composed = put_together(load_model(ClassModule, path, build) for path in _spread(modules))
+    parts, composed = _composed(context, modules)
     result: dict[str, Any] = {"file": str(out), "classes": composed.classes}
     kept = details(seed=seed, data=data, calibration=calibration)
     if data:
@@ -70,8 +83,8 @@ def compose(
             opened = open_fitting_data(context, terminal, {modules[0]: composed})
             images = opened.relabel(composed.classes)
             if calibration:
-                fitted = fit_composition(composed.class_modules, images.calibration, calibration)
-                composed = put_together(composed.class_modules, fitted)
+                fitted = fit_composition(parts, images.calibration, calibration)
+                composed = put_together(parts, fitted)
             evaluation = evaluate(composed, images.test)
         result["test"] = evaluation.to_json()
         kept["metrics"] = {"test_accuracy": evaluation.accuracy}
@@ -79,6 +92,21 @@ def compose(
     save(composed, out, details=kept, overwrite=force)
     terminal.line(f"Written to {out}: {', '.join(composed.classes)}")
     terminal.result(result)
+
+
+def _composed(
+    context: typer.Context, paths: Iterable[Path]
+) -> "tuple[list[ClassModule], ComposedModel | Subtask]":
+    """Return the class modules and the model that they make, on the device that runs it fastest."""
+    from cnnsplitter.class_modules import ClassModule, compose
+    from cnnsplitter.classifier import Classifier
+    from cnnsplitter.subtasks.networks import unite
+
+    strong, build = context.params["share"], builder(context)
+    parts = [load_model(ClassModule, path, build) for path in _spread(paths)]
+    if strong is None:
+        return parts, compose(parts)
+    return parts, unite(load_model(Classifier, strong, build), parts)
 
 
 def _spread(paths: Iterable[Path]) -> list[Path]:
