@@ -136,9 +136,15 @@ class TestCompletion:
             ("cnnsplitter patch --dr", ["--dry-run"]),
             ("cnnsplitter run simcnn-s", ["simcnn-svhn", "simcnn-svhn-5"]),
             ("cnnsplitter split m --search g", ["genetic", "gradient"]),
+            ("cnnsplitter split m --data cifar", ["cifar10", "cifar100"]),
+            ("cnnsplitter split m --preset simcnn-s", ["simcnn-svhn", "simcnn-svhn-5"]),
+            ("cnnsplitter split m --engine r", ["ray"]),
+            ("cnnsplitter patch w --calibration l", ["learned", "linear"]),
+            ("cnnsplitter patch w --objective r", ["recall"]),
+            ("cnnsplitter train resnet", ["resnet20", "resnet32", "resnet44", "resnet56"]),
         ],
     )
-    def test_commands_options_recipes_and_searches(
+    def test_commands_options_and_values(
         self, monkeypatch: pytest.MonkeyPatch, line: str, words: list[str]
     ) -> None:
         assert self.complete(monkeypatch, line) == words

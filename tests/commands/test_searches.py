@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cnnsplitter.class_modules import ClassModule, compose
 from cnnsplitter.classifier import Classifier
+from cnnsplitter.commands.completing import SEARCHES as LISTED
 from cnnsplitter.commands.options import _TABLES
-from cnnsplitter.commands.splits import SEARCHES as LISTED
 from cnnsplitter.compensation.compensating import compensate
 from cnnsplitter.data import ImageSet, load_data
 from cnnsplitter.evaluation import evaluate

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cnnsplitter.commands.completing import CALIBRATIONS, one_of
 from cnnsplitter.commands.options import (
     Channels,
     Force,
@@ -34,24 +35,31 @@ if TYPE_CHECKING:
     from cnnsplitter.subtasks.networks import Subtask
 
 
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        help="Make scores comparable: learned, or one of the paper's rules.",
+        autocompletion=one_of(*CALIBRATIONS),
+    ),
+]
+Share = Annotated[
+    Path | None,
+    typer.Option(
+        "--share",
+        metavar="STRONG",
+        help="The model that the class modules were split from: one network, cut out of it, "
+        "keeps every unit that one of them keeps, and costs less than all side by side.",
+    ),
+]
+
+
 def compose(
     context: typer.Context,
     modules: Annotated[list[Path], typer.Argument(help="Class modules; a folder means all in it.")],
     out: Out,
     data: OptionalData = None,
-    calibration: Annotated[
-        str | None,
-        typer.Option(help="Make scores comparable: learned, or one of the paper's rules."),
-    ] = None,
-    share: Annotated[
-        Path | None,
-        typer.Option(
-            "--share",
-            metavar="STRONG",
-            help="The model that the class modules were split from: one network, cut out of it, "
-            "keeps every unit that one of them keeps, and costs less than all side by side.",
-        ),
-    ] = None,
+    calibration: Calibration = None,
+    share: Share = None,
     size: Size = None,
     channels: Channels = None,
     root: Root = None,
@@ -63,7 +71,7 @@ def compose(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Put class modules together as one model: side by side, or sharing their units."""
+    """Put class modules together, as one model."""
     require_free(out, force)
     if calibration and not data:
         raise SettingsError("--calibration needs images; give --data")

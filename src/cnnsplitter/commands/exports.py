@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from cnnsplitter.commands.completing import INPUTS, one_of
 from cnnsplitter.commands.options import (
     Force,
     Json,
@@ -28,7 +29,12 @@ def export(
     model: Annotated[Path, typer.Argument(help="A model saved by this package.")],
     out: Out,
     input_type: Annotated[
-        str, typer.Option("--input", help="Type of the images: uint8, or float32 in [0, 1].")
+        str,
+        typer.Option(
+            "--input",
+            help="Type of the images: uint8, or float32 in [0, 1].",
+            autocompletion=one_of(*INPUTS),
+        ),
     ] = "uint8",
     tolerance: Annotated[
         float | None,

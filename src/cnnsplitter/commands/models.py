@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cnnsplitter.commands.completing import one_of
 from cnnsplitter.commands.networks import (
     Bake,
     ClassNames,
@@ -61,6 +62,9 @@ TrustPickle = Annotated[
         "never in a settings file.",
     ),
 ]
+Kind = Annotated[
+    str, typer.Option(help=f"Recipe: {', '.join(KINDS)}.", autocompletion=one_of(*KINDS))
+]
 
 
 def train(
@@ -68,7 +72,7 @@ def train(
     model: Reference,
     data: Data,
     out: Out,
-    kind: Annotated[str, typer.Option(help=f"Recipe: {', '.join(KINDS)}.")] = "strong",
+    kind: Kind = "strong",
     width: Width = 1.0,
     model_arguments: ModelArguments = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images.")] = None,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cnnsplitter.commands.completing import LIBRARIES, NETWORKS, one_of
 from cnnsplitter.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ Reference = Annotated[
     str,
     typer.Argument(
         help="Network: a name such as resnet20, torchvision:NAME, timm:NAME, or "
-        "package.module:factory, which is imported and called."
+        "package.module:factory, which is imported and called.",
+        autocompletion=one_of(*NETWORKS, *LIBRARIES),
     ),
 ]
 ClassNames = Annotated[

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar
 
 import typer
 
+from cnnsplitter.commands.completing import DATA, ENGINES, UNITS, one_of
 from cnnsplitter.errors import (
     SEEDS,
     DataError,
@@ -42,10 +43,16 @@ Data = Annotated[
     typer.Option(
         "--data",
         help="A name such as cifar10, an .npz file or a folder; [CLASS,CLASS] behind it selects.",
+        autocompletion=one_of(*DATA),
     ),
 ]
 OptionalData = Annotated[
-    str | None, typer.Option("--data", help="Images to evaluate on, and to calibrate on.")
+    str | None,
+    typer.Option(
+        "--data",
+        help="Images to evaluate on, and to calibrate on.",
+        autocompletion=one_of(*DATA),
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="File that is written.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder that is written to.")]
@@ -93,7 +100,12 @@ Workers = Annotated[
     typer.Option("--workers", min=1, help="Processes that run class modules: none but this one."),
 ]
 EngineName = Annotated[
-    str, typer.Option("--engine", help="local: this machine; ray: a cluster of many.")
+    str,
+    typer.Option(
+        "--engine",
+        help="local: this machine; ray: a cluster of many.",
+        autocompletion=one_of(*ENGINES),
+    ),
 ]
 RayAddress = Annotated[
     str | None, typer.Option("--ray-address", help="Address of a running cluster, such as auto.")
@@ -123,13 +135,12 @@ FreezeUnknown = Annotated[
         "--freeze-unknown", help="Keep all channels that reach an operator that is not known."
     ),
 ]
-_UNITS = ("conv", "all")
 UnitsName = Annotated[
     str,
     typer.Option(
         "--units",
         help="What is selected: conv, kernels; all, rows of hidden linear layers, too.",
-        autocompletion=lambda: list(_UNITS),
+        autocompletion=one_of(*UNITS),
     ),
 ]
 
@@ -253,7 +264,7 @@ def builder(context: typer.Context) -> "Builder | None":
 def tracing(context: typer.Context) -> Tracing:
     """Return what ``--units`` and ``--freeze-unknown`` mean to a trace."""
     units, freeze = context.params["units"], context.params["freeze_unknown"]
-    require_known("units", units, _UNITS)
+    require_known("units", units, UNITS)
     return Tracing(units=units, unknown="freeze" if freeze else "error")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cnnsplitter.commands.completing import CALIBRATIONS, OBJECTIVES, RULES, one_of, zoo_models
 from cnnsplitter.commands.evaluations import show_comparison
 from cnnsplitter.commands.loading import load_modules, load_weak, parts_of
 from cnnsplitter.commands.options import (
@@ -56,15 +57,23 @@ Calibration = Annotated[
     str,
     typer.Option(
         help="learned, temperature, isotonic; linear: the re-test's; or the paper's: min-max, "
-        "percentile, outlier, z-score."
+        "percentile, outlier, z-score.",
+        autocompletion=one_of(*CALIBRATIONS),
     ),
 ]
 Rule = Annotated[
     str | None,
-    typer.Option(help="replace (the paper's) or renormalise; follows from the calibration."),
+    typer.Option(
+        help="replace (the paper's) or renormalise; follows from the calibration.",
+        autocompletion=one_of(*RULES),
+    ),
 ]
 Objective = Annotated[
-    str, typer.Option(help="What the bias is set for: likelihood, f1, recall or precision.")
+    str,
+    typer.Option(
+        help="What the bias is set for: likelihood, f1, recall or precision.",
+        autocompletion=one_of(*OBJECTIVES),
+    ),
 ]
 Floor = Annotated[
     float,
@@ -96,7 +105,9 @@ Strong = Annotated[
 With = Annotated[
     list[str],
     typer.Option(
-        "--with", help="Class module; CLASS=FILE if the weak model names the class otherwise."
+        "--with",
+        help="Class module; CLASS=FILE if the weak model names the class otherwise.",
+        autocompletion=zoo_models,
     ),
 ]
 NO_PATCH_HELPS = 3

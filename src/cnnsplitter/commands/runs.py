@@ -1,12 +1,12 @@
 """Whole runs: ``demo`` and ``run``."""
 
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cnnsplitter.commands.completing import recipes
 from cnnsplitter.commands.options import (
     DryRun,
     Force,
@@ -43,12 +43,6 @@ TrustCode = Annotated[
 ]
 
 
-def _recipe_names() -> list[str]:
-    """Return the recipes that a shell completes, without the time that importing them takes."""
-    names = (file.name for file in files("cnnsplitter").joinpath("recipes").iterdir())
-    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
-
-
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
     dry_run: DryRun = False,
@@ -67,7 +61,7 @@ def demo(
 def run(
     recipe: Annotated[
         str,
-        typer.Argument(help="Name of a recipe, or a TOML file.", autocompletion=_recipe_names),
+        typer.Argument(help="Name of a recipe, or a TOML file.", autocompletion=recipes),
     ],
     out: Annotated[Path | None, typer.Option(help="Folder of the run: runs/RECIPE.")] = None,
     place: Annotated[

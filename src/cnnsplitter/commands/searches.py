@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from cnnsplitter.commands.completing import IMPORTANCES
 from cnnsplitter.commands.options import given, settings_table
 from cnnsplitter.errors import SettingsError, StorageError, require_known
 
@@ -18,15 +19,14 @@ _OPTIONS = ("population", "generations", "size_weight", "patience", "keep", "tri
 _GENETIC_FLAGS = {"preset": "--preset", "start": "--start", "curves": "--sensitivity"}
 _GENETIC = ("population", "generations", "size_weight", *_GENETIC_FLAGS)
 """Options that only the genetic search uses; without ``--search`` they mean it."""
-_IMPORTANCES = ("feature-maps", "taylor")
 
 
 def chosen_search(context: typer.Context) -> "AnySearch":
     """Return a search by name, with what a table of the settings file and then options change."""
     search, measure = _named_search(context), context.params["importance"]
-    require_known("importance", measure, _IMPORTANCES)
+    require_known("importance", measure, IMPORTANCES)
     ranks = search.needs_importance or search.needs_sensitivity
-    if measure != _IMPORTANCES[0] and not ranks:
+    if measure != IMPORTANCES[0] and not ranks:
         name = search_name(context)
         raise SettingsError(f"--importance {measure}: the search {name!r} ranks no units by it")
     return search

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cnnsplitter.commands import tuning
+from cnnsplitter.commands.completing import IMPORTANCES, SEARCHES, one_of, presets
 from cnnsplitter.commands.fronts import split_front
 from cnnsplitter.commands.options import (
     Channels,
@@ -60,17 +61,17 @@ if TYPE_CHECKING:
     from cnnsplitter.sensitivity import Sensitivity
     from cnnsplitter.splitting import Split
 
-SEARCHES = ("genetic", "gradient", "importance", "random")
 SearchName = Annotated[
     str | None,
     typer.Option(
         "--search",
         help=f"How: {', '.join(SEARCHES)}; gradient unless an option of the genetic one is given.",
-        autocompletion=lambda: list(SEARCHES),
+        autocompletion=one_of(*SEARCHES),
     ),
 ]
 Preset = Annotated[
-    str | None, typer.Option(help="A published configuration, such as simcnn-cifar10.")
+    str | None,
+    typer.Option(help="A published configuration, such as simcnn-cifar10.", autocompletion=presets),
 ]
 SubtaskClasses = Annotated[
     str | None,
@@ -109,7 +110,12 @@ Start = Annotated[
     typer.Option(help="Folder of an earlier split, near which the genetic search begins."),
 ]
 ImportanceName = Annotated[
-    str, typer.Option("--importance", help="How units are ranked: feature-maps or taylor.")
+    str,
+    typer.Option(
+        "--importance",
+        help="How units are ranked: feature-maps or taylor.",
+        autocompletion=one_of(*IMPORTANCES),
+    ),
 ]
 Strong = Annotated[Path, typer.Argument(help="The strong model, saved by this package.")]
 Curves = Annotated[
