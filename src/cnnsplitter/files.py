@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cnnsplitter.errors import StorageError
-from cnnsplitter.reading import MOST_TENSORS, parse_json, require_modest_header
+from cnnsplitter.reading import MOST_TENSORS, no_such_file, parse_json, require_modest_header
 
 FORMAT = 1
 """Version of the manifest; a file with another one is refused."""
@@ -121,7 +121,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
     except FileNotFoundError as error:
-        raise StorageError(f"{path}: no such file") from error
+        raise StorageError(no_such_file(path)) from error
     except StorageError:
         raise
     except (SafetensorError, OSError) as error:

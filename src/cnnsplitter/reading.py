@@ -1,11 +1,14 @@
 """Opening files that nobody vouches for: regular ones, and no more of them than fits."""
 
+import difflib
 import errno
 import json
 import os
 import re
 import stat
 import tomllib
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +20,7 @@ MOST_VALUES = 1_500_000
 """Values of a JSON text that are parsed at most; each takes up to some hundred bytes."""
 _MOST_SETTINGS = 2**18
 _MOST_DOTS = 200
+_MOST_NAMES = 1000
 _MOST_HEADER = 2**26
 _LONG_LIST = re.compile(rb'[^\\]"\s*:\s*\[[^]"]{1000,}')
 MOST_TENSORS = 40_000
@@ -81,6 +85,19 @@ def parse_json(text: str) -> Any:
         raise ValueError("nested too deep") from error
 
 
+def no_such_file(path: Path, kind: str = "file") -> str:
+    """Return what to say of a path that is not there: with the nearest name that is, if any."""
+    hint = ""
+    with suppress(OSError, ValueError):
+        missing, folder = path, path.parent
+        while not folder.exists() and folder != folder.parent:
+            missing, folder = folder, folder.parent
+        names = sorted(entry.name for entry in islice(os.scandir(folder), _MOST_NAMES))
+        nearest = difflib.get_close_matches(missing.name, names, n=1)
+        hint = "".join(f"; did you mean {str(folder / name)!r}?" for name in nearest)
+    return f"{path}: no such {kind}{hint}"
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Return the settings of a TOML file.
 
@@ -95,6 +112,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         values = tomllib.loads(text)
         _require_short_numbers(values)
         return values
+    except FileNotFoundError as error:
+        raise SettingsError(no_such_file(path)) from error
     except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path}: is not valid TOML: {error}") from error
 

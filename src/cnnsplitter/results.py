@@ -13,7 +13,7 @@ from typing import Any
 from cnnsplitter import __version__
 from cnnsplitter.errors import StorageError
 from cnnsplitter.files import replacing
-from cnnsplitter.reading import parse_json, read_text
+from cnnsplitter.reading import no_such_file, parse_json, read_text
 
 Row = Mapping[str, str | int | float | bool | None]
 
@@ -66,7 +66,7 @@ def read_json(path: Path) -> Any:
     try:
         return parse_json(read_text(path))
     except FileNotFoundError as error:
-        raise StorageError(f"{path}: no such file") from error
+        raise StorageError(no_such_file(path)) from error
     except (OSError, ValueError) as error:
         raise StorageError(f"{path}: is not valid JSON ({error}); make it anew") from error
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cnnsplitter.errors import ModelError, StorageError
 from cnnsplitter.nets import copied
-from cnnsplitter.reading import require_modest_header
+from cnnsplitter.reading import no_such_file, require_modest_header
 from cnnsplitter.trusted import Told, load_trusted
 
 _PICKLED = (".pt", ".pth", ".th")
@@ -118,7 +118,7 @@ def _require_kinds(path: Path, net: nn.Module, tensors: Mapping[str, Tensor]) ->
 
 def _read(path: Path, trust_pickle: Told | None) -> dict[str, Tensor]:
     if not path.is_file():
-        raise StorageError(f"{path}: no such file")
+        raise StorageError(no_such_file(path))
     if path.suffix == ".safetensors":
         try:
             require_modest_header(path)

@@ -16,7 +16,7 @@ from cnnsplitter.data.arrays import to_labels
 from cnnsplitter.data.images import ImageSet
 from cnnsplitter.data.stores import ArrayImages
 from cnnsplitter.errors import DataError
-from cnnsplitter.reading import require_regular
+from cnnsplitter.reading import no_such_file, require_regular
 
 _END = struct.Struct("<4s8xL4x2x")  # of a zip file: its mark, and the size of its list of members
 _MOST_LISTED = 2**20
@@ -50,7 +50,7 @@ def _open(path: Path) -> Iterator[zipfile.ZipFile]:
         require_few_members(path)
         archive = zipfile.ZipFile(path)
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
+        raise DataError(no_such_file(path)) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:  # zipfile raises many types on damaged files

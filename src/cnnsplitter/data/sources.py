@@ -16,6 +16,7 @@ from cnnsplitter.data.npz import load_npz
 from cnnsplitter.data.splits import DEFAULT_SHARES, Splits, SplitShares, make_splits
 from cnnsplitter.errors import DataError, SettingsError, did_you_mean, require_known
 from cnnsplitter.progress import Progress, silent
+from cnnsplitter.reading import no_such_file
 
 _PART = re.compile(r"([^\[\]+]+)(?:\[([^\[\]]*)\])?(?:\+(?=.)|$)")
 _RANGE = re.compile(r"(\d+)-(\d+)")
@@ -142,7 +143,7 @@ def _load_path(
     if path.exists():
         raise DataError(f"{path}: is neither an .npz file nor a folder; convert it to one of them")
     if len(path.parts) > 1:
-        raise DataError(f"{path}: no such file or folder")
+        raise DataError(no_such_file(path, "file or folder"))
     raise SettingsError(
         f"unknown data set {base!r}; {did_you_mean(base, NAMED_SETS)} "
         "(or give an .npz file or a folder)"

@@ -17,6 +17,7 @@ from cnnsplitter.data.npz import require_few_members
 from cnnsplitter.errors import CnnSplitterError, ModelError, SettingsError, StorageError
 from cnnsplitter.exporting.facts import BATCH, INPUT, KEY, OUTPUT
 from cnnsplitter.extras import require_extra
+from cnnsplitter.reading import no_such_file
 
 Run = Callable[[Tensor], Tensor]
 
@@ -65,7 +66,7 @@ def describe_export(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     kind = format_of(path)
     if not path.is_file():
-        raise StorageError(f"{path}: no such file")
+        raise StorageError(no_such_file(path))
     try:
         facts = json.loads(kind.read(path) or "null")
     except CnnSplitterError:

@@ -13,7 +13,7 @@ from cnnsplitter.errors import SEEDS, SettingsError, require_known
 from cnnsplitter.models import Scalar, is_factory, require_reference, require_scalars
 from cnnsplitter.patches.fitting import Fitting
 from cnnsplitter.preprocessing import Preprocessing
-from cnnsplitter.reading import read_toml
+from cnnsplitter.reading import no_such_file, read_toml
 from cnnsplitter.search import DEFAULT_SEARCH, SEARCHES, GeneticSearch, compensates
 from cnnsplitter.search.registry import AnySearch
 from cnnsplitter.sensitivity import RATIOS
@@ -303,7 +303,7 @@ def load_recipe(name_or_path: str, *, trust_code: bool = False) -> Recipe:
     path = Path(name_or_path)
     if _is_toml(path.name):
         if not path.is_file():
-            raise SettingsError(f"{path}: no such recipe file")
+            raise SettingsError(no_such_file(path, "recipe file"))
         found = parse_settings(Recipe, read_toml(path), str(path))
         if not trust_code:
             _require_no_code(found, path)
