@@ -1,7 +1,7 @@
 """The report of a run; ``report.page`` makes one HTML file of it that needs no network."""
 
 from cnnsplitter.report.evidence import Evidence, gather_evidence
-from cnnsplitter.report.facts import Report, Step, read_report
+from cnnsplitter.report.facts import Report, Step, find_reports, read_report
 from cnnsplitter.report.gathering import (
     PatchFacts,
     data_row,
@@ -17,6 +17,7 @@ __all__ = [
     "Report",
     "Step",
     "data_row",
+    "find_reports",
     "gather_evidence",
     "made_by",
     "model_costs",

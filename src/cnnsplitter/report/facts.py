@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cnnsplitter.errors import StorageError
+from cnnsplitter.errors import SettingsError, StorageError
 from cnnsplitter.report.evidence import Evidence, require_table
 from cnnsplitter.results import Row, read_json
 
@@ -112,6 +112,32 @@ class Report(BaseModel):
         if len(self.evidence) != len(self.patches):
             raise ValueError("evidence: must tell of each patch")
         return self
+
+
+def find_reports(folder: Path) -> dict[str, Report]:
+    """Read the report of a run or a split, or those of all splits of a front, by their folders.
+
+    Raises:
+        SettingsError: There is none.
+        StorageError: A file that holds something else.
+    """
+    front = folder / "pareto.json"
+    if not front.exists():
+        return {str(folder): _finished(folder)}
+    try:
+        names = [Path(point["folder"]).name for point in read_json(front)["points"]]
+    except (LookupError, TypeError) as error:
+        raise StorageError(f"{front}: is no front of a split; run it again with --force") from error
+    return {str(folder / name): _finished(folder / name) for name in names}
+
+
+def _finished(folder: Path) -> Report:
+    if not (folder / "report.json").exists():
+        raise SettingsError(
+            f"{folder}: holds no finished run; go on with it by the command that began it, or "
+            "see what there is: cnnsplitter runs"
+        )
+    return read_report(folder / "report.json")
 
 
 def read_report(path: Path) -> Report:

@@ -86,9 +86,10 @@ def report_split(
         data: Its images.
         search: What found them.
         figures: ``strong_accuracy`` and ``composed_accuracy`` on test images, and ``modules``.
-        settings: ``strong``, its file; ``data``, the images' source; ``seed``; ``search``, as told
-            to people; and whatever else was set.
+        settings: ``strong``, the name of its file; ``data``, the images' source; ``seed``;
+            ``search``, its name and settings; ``tuning``, one row per stage if there was any.
     """
+    stages = [str(row["stage"]) for row in settings.get("tuning", ())]
     channels = trace_of(strong, found.result.selection(found.result.classes[0]))
     architecture = strong.architecture
 
@@ -103,8 +104,8 @@ def report_split(
         patches=[],
         evidence=[],
         costs=model_costs({"strong": strong, "composed": compose(found)}, data.test),
-        recipe={name: value for name, value in settings.items() if name != "search"},
-        search=settings["search"],
+        recipe={name: settings[name] for name in settings if name not in ("search", "versions")},
+        search={**settings["search"], "compensated": "compensated" in stages},
         **made_by(),
     )
 
