@@ -40,7 +40,14 @@ def evidence(target: str) -> Evidence:
 
 def facts(target: str = EVIL, title: str = "A run") -> Report:
     history = [
-        Step(index=i, accuracy=0.5 + i / 10, difference=0.4, kept=0.8, measure=0.5 + i / 10)
+        Step(
+            index=i,
+            accuracy=0.5 + i / 10,
+            difference=0.4,
+            kept=0.8,
+            measure=0.5 + i / 10,
+            kept_macs=0.7 - i / 10,
+        )
         for i in range(4)
     ]
     row: dict[str, str | int | float | bool | None] = {
@@ -50,22 +57,36 @@ def facts(target: str = EVIL, title: str = "A run") -> Report:
     }
     for name in ("precision", "recall", "f1", "other"):
         row |= {f"{name}_before": 0.5, f"{name}_after": 0.625}
+    images = {"classes": 10, "train": 1000, "search": 200, "calibration": 200, "test": 359}
     curves = dict(zip(LAYERS, [[0.5, 0.9]] * len(LAYERS), strict=True))
     return Report(
         title=title,
+        strong_model="rescnn",
+        weak_model="lenet5",
+        data=[
+            {"of": "strong model", "source": "photos", **images},
+            {"of": f"weak model, {target}", "source": "sketches", **images},
+        ],
         search={"name": "gradient", "keep": 0.7, "compensated": True},
         strong_accuracy=0.9,
         composed_accuracy=0.875,
         classes=CLASSES,
         layers=LAYERS,
         kept=rand(len(CLASSES), len(LAYERS)).tolist(),
-        modules=[{"class": name, "kernels": 10, "kept_kernels": 0.5} for name in CLASSES],
+        modules=[
+            {"class": name, "kernels": 10, "kept_kernels": 0.5, "kept_macs": 0.25}
+            for name in CLASSES
+        ],
         overlap=rand(len(CLASSES), len(CLASSES)).tolist(),
         history=history,
         sensitivity={"ratios": [0.5, 1.0], "accuracy": curves},
+        start_ratios={name: [0.5, 0.75] for name in LAYERS[:2]},
         patches=[row],
         evidence=[evidence(target)],
-        costs=[{"model": "weak", "multiply_adds": 1000, "latency_ms": 1.5}],
+        costs=[
+            {"model": f"weak, {target}", "multiply_adds": 1000, "latency_ms": 1.5},
+            {"model": f"patched, {target}", "multiply_adds": 3000, "latency_ms": 4.5},
+        ],
         recipe={"title": title, "seed": 0},
         machine=machine(),
         versions=versions(),

@@ -48,7 +48,8 @@ def test_help_loads_no_torch() -> None:
 
 
 def test_no_file_of_ours_loads_what_only_some_functions_need() -> None:
-    drawing = ("cnnsplitter.figures", "cnnsplitter.report.page", "cnnsplitter.report.picture")
+    parts = ("figures", "report.drawings", "report.page", "report.picture")
+    drawing = tuple(f"cnnsplitter.{part}" for part in parts)
     modules = [name for name in MODULES if not name.startswith(drawing)]
     loaded = loaded_by("; ".join(f"import {name}" for name in modules))
     assert {"torch", "pydantic", "safetensors"} <= loaded

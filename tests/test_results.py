@@ -52,6 +52,22 @@ def test_versions_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cnnsplitter.results, "version", missing)
     assert versions()["torch"] == "unknown"
+    assert not versions().keys() & {"torchvision", "timm", "ray"}
+
+
+def test_versions_of_optional_libraries_are_told_where_they_are_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def found(name: str) -> str:
+        if name == "ray":
+            raise PackageNotFoundError(name)
+        return f"{name} 1"
+
+    monkeypatch.setattr(cnnsplitter.results, "version", found)
+    told = versions()
+    for name in ("numpy", "scikit-learn", "scipy", "pillow", "safetensors", "torchvision", "timm"):
+        assert told[name] == f"{name} 1"
+    assert "ray" not in told
 
 
 def test_machines_without_processor_file(monkeypatch: pytest.MonkeyPatch) -> None:

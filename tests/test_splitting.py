@@ -76,6 +76,25 @@ def test_composing_gives_the_recorded_accuracy(found: Split, digits: Splits) -> 
     assert right > 0.5
 
 
+@pytest.mark.parametrize("search", [SEARCH, RandomSearch(tries=2)])
+def test_a_step_tells_the_multiply_adds_of_its_class_modules(
+    search: Search, strong: Classifier, digits: Splits
+) -> None:
+    found = split(strong, digits, search=search, seed=3, search_images=60)
+    counted = [float(row["kept_macs"]) for row in found.rows(strong)]
+    assert found.result.best.kept_macs == pytest.approx(sum(counted) / len(counted), abs=1e-6)
+
+
+def test_a_split_keeps_the_curves_that_its_search_started_from(
+    found: Split, strong: Classifier, digits: Splits
+) -> None:
+    assert found.sensitivity is not None
+    assert found.sensitivity.groups == CURVES_OF_LENET.groups
+    assert run(strong, digits, sensitivity=CURVES_OF_LENET).sensitivity is CURVES_OF_LENET
+    other = split(strong, digits, search=RandomSearch(), seed=3, search_images=60)
+    assert other.sensitivity is None
+
+
 def test_early_generations_of_a_split_see_all_classes_alike(
     strong: Classifier, digits: Splits
 ) -> None:

@@ -11,35 +11,28 @@ from pydantic import ValidationError
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.class_modules import ComposedModel, compose, require_same_shape
 from cnnsplitter.classifier import Classifier
-from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.errors import require_known
 from cnnsplitter.evaluation import compare, evaluate
 from cnnsplitter.importance import Importance, measure_importance
 from cnnsplitter.inference import best_device
 from cnnsplitter.models import build_model, build_with_factory
-from cnnsplitter.patches.cost import measure_patch_cost, timed_images
+from cnnsplitter.patches.cost import measure_patch_cost
 from cnnsplitter.patches.diagnosis import try_modules
 from cnnsplitter.patches.patching import PatchedModel, patch
 from cnnsplitter.progress import Progress, silent
 from cnnsplitter.recipes import ModelSettings, Recipe
 from cnnsplitter.report import (
-    Evidence,
+    PatchFacts,
     Report,
-    Step,
+    data_row,
     gather_evidence,
-    kept_by_layer,
+    made_by,
+    model_costs,
     read_report,
+    split_facts,
 )
-from cnnsplitter.results import (
-    Row,
-    command_line,
-    machine,
-    read_json,
-    versions,
-    write_json,
-    write_results,
-)
+from cnnsplitter.results import Row, read_json, versions, write_json, write_results
 from cnnsplitter.run_data import RunData
 from cnnsplitter.run_folder import claim_folder, file_name
 from cnnsplitter.scoring import CutScorer
@@ -217,65 +210,47 @@ class Run:
         path = self.folder / "report.json"
         if path.exists():
             return read_report(path)
-        from cnnsplitter.report.page import write_page  # matplotlib takes a while to import
+        from cnnsplitter.report.page import write_report  # matplotlib takes a while to import
 
         report = self._facts()
         write_results(self.folder / "results.json", report.patches)
-        write_page(self.folder / "report.html", {self.recipe.title: report})
-        write_json(path, report.model_dump(mode="json"))
+        write_report(self.folder, report)
         return report
 
     def _facts(self) -> Report:
-        search, targets = self.recipe.search.search, self.recipe.patch.targets
-        test, result = self.strong_data.test, self.split.result
+        search, test = self.recipe.search, self.strong_data.test
+        models: dict[str, Classifier | ComposedModel] = {
+            "strong": self.strong,
+            "composed": self.composed,
+        }
+        patches = [self._patch_facts(target) for target in self.recipe.patch.targets]
         return Report(
             title=self.recipe.title,
+            strong_model=self.recipe.strong.model,
+            weak_model=self.recipe.weak.model,
+            data=[
+                data_row("strong model", self.recipe.strong_data.source, self.strong_data),
+                *(found.data for found in patches),
+            ],
             strong_accuracy=evaluate(self.strong, test).accuracy,
             composed_accuracy=evaluate(self.composed, test).accuracy,
-            classes=list(result.classes),
-            layers=[group.name for group in self.channels.groups],
-            kept=kept_by_layer(self.channels, result),
             modules=list(self.split.rows(self.strong)),
-            overlap=self.split.overlap().tolist(),
-            history=[Step(**vars(step)) for step in result.history],
-            sensitivity=self.sensitivity.to_json() if search.needs_sensitivity else None,
-            patches=[self._patch_row(target) for target in targets],
-            evidence=[self._evidence(target) for target in targets],
-            costs=self._costs(),
+            **split_facts(self.split, self.channels, search.search),
+            patches=[found.row for found in patches],
+            evidence=[found.evidence for found in patches],
+            costs=[*model_costs(models, test), *(row for found in patches for row in found.costs)],
             recipe=self.recipe.model_dump(mode="json"),
-            search=self.recipe.search.told | {"compensated": self.recipe.search.compensates},
-            machine=machine(),
-            versions=versions(),
-            commands=[command_line()],
+            search=search.told | {"compensated": search.compensates},
+            **made_by(),
         )
 
-    def _evidence(self, target: str) -> Evidence:
-        weak, test = self.weak(target), self.weak_data(target).test
-        return gather_evidence(weak, self.patched(target), target, test)
-
-    def _costs(self) -> list[Row]:
-        """Return one row per model, with how many images were run at once while it was timed."""
-        at_once = len(timed_images(self.strong_data.test))
-        rows: list[Row] = [
-            {
-                "model": name,
-                **vars(measure_cost(model, model.input_shape, latency=True, batch_size=at_once)),
-                "images_at_once": at_once,
-            }
-            for name, model in (("strong", self.strong), ("composed", self.composed))
-        ]
-        for target in self.recipe.patch.targets:
-            test = self.weak_data(target).test
-            rows += measure_patch_cost(self.patched(target), test, latency=True).rows()
-        return rows
-
-    def _patch_row(self, target: str) -> Row:
+    def _patch_facts(self, target: str) -> PatchFacts:
         weak, patched, data = self.weak(target), self.patched(target), self.weak_data(target)
         (row,) = compare(weak, patched, data.test).rows()
-        cost = measure_patch_cost(patched, data.test)
+        cost = measure_patch_cost(patched, data.test, latency=True)
         kept = self.channels.kernels(self.split.result.selection(target))
         fitting = self.recipe.patch.fitting
-        return {
+        figures: Row = {
             **row,
             "guard": self._guarded(target),
             "seed": self.recipe.seed,
@@ -284,6 +259,12 @@ class Run:
             **{f"macs_{name}": found.multiply_adds for name, found in cost.models.items()},
             "run_share": cost.run_share[target],
         }
+        return PatchFacts(
+            figures,
+            gather_evidence(weak, patched, target, data.test),
+            cost.rows(),
+            data_row(f"weak model, {target}", self.data.source(target), data),
+        )
 
     def _guarded(self, target: str) -> str:
         """Return what held-out calibration images say; the patch is written whatever they say."""

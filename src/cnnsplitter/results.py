@@ -16,6 +16,9 @@ from cnnsplitter.files import replacing
 from cnnsplitter.reading import no_such_file, parse_json, read_text
 
 Row = Mapping[str, str | int | float | bool | None]
+_NEEDED = ("torch", "numpy", "scikit-learn", "scipy", "pillow", "safetensors")
+_OPTIONAL = ("torchvision", "timm", "ray")
+"""What results depend on where it is installed: networks and data sets by name, and engines."""
 
 
 def machine() -> dict[str, str | int]:
@@ -28,9 +31,11 @@ def machine() -> dict[str, str | int]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that results depend on."""
+    """Return the versions that results depend on, those of optional libraries if there are any."""
     ours = {"python": platform.python_version(), "cnnsplitter": __version__}
-    return ours | {name: _version(name) for name in ("torch", "numpy", "scikit-learn")}
+    needed = {name: _version(name) or "unknown" for name in _NEEDED}
+    optional = {name: _version(name) for name in _OPTIONAL}
+    return ours | needed | {name: found for name, found in optional.items() if found}
 
 
 def write_results(path: Path, rows: Sequence[Row], command: str | None = None) -> None:
@@ -80,8 +85,8 @@ def _processor() -> str:
     return next(names, platform.processor())
 
 
-def _version(name: str) -> str:
+def _version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
-        return "unknown"
+        return None

@@ -44,7 +44,7 @@ class RunData:
 
     def remarks(self) -> list[str]:
         """Return what a person should know about the test images, a line each."""
-        targets = {self._source(target): target for target in self.recipe.patch.targets}
+        targets = {self.source(target): target for target in self.recipe.patch.targets}
         return [line for target in targets.values() for line in self._remarks_on(target)]
 
     def _remarks_on(self, target: str) -> list[str]:
@@ -57,7 +57,7 @@ class RunData:
                 f"left out {left_out} images for calibration or test that the strong model knows "
                 "from training or search"
             )
-        return [f"{self._source(target)}: {line}" for line in dict.fromkeys(lines) if line]
+        return [f"{self.source(target)}: {line}" for line in dict.fromkeys(lines) if line]
 
     @cached_property
     def _opened(self) -> dict[str, tuple[Splits, int]]:
@@ -65,7 +65,7 @@ class RunData:
 
     def _weak(self, target: str) -> tuple[Splits, int]:
         """Return the images and how many were left out; only the last source stays open."""
-        source = self._source(target)
+        source = self.source(target)
         if source not in self._opened:
             whole = data = self._load(self.recipe.weak_data, source)
             if self._is_from_elsewhere(target):
@@ -74,14 +74,15 @@ class RunData:
             self._opened[source] = data, sum(map(len, whole.sets)) - sum(map(len, data.sets))
         return self._opened[source]
 
-    def _source(self, target: str) -> str:
+    def source(self, target: str) -> str:
+        """Return the source of the weak model's images, with ``target`` filled in."""
         return self.recipe.weak_data.source.replace(TARGET, target)
 
     def _is_from_elsewhere(self, target: str) -> bool:
         """Return whether both models' sets may differ in where an image goes."""
         strong, weak = self.recipe.strong_data, self.recipe.weak_data
         bases = {part.base for part in source_parts(strong.source)}
-        others = {part.base for part in source_parts(self._source(target))}
+        others = {part.base for part in source_parts(self.source(target))}
         return strong.shares != weak.shares or not others <= bases
 
     def _load(self, settings: DataSettings, source: str) -> Splits:

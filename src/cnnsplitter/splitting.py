@@ -74,12 +74,14 @@ class Split(Mapping[str, ClassModule]):
         result: The selections and the search's history.
         kernels_per_unit: int64[units], of the strong model's channel map.
         strong_weights: Digest of the strong model's weights.
+        sensitivity: The curves that the search's start ratios came from, if any did.
     """
 
     modules: Mapping[str, ClassModule]
     result: SearchResult
     kernels_per_unit: Tensor
     strong_weights: str
+    sensitivity: Sensitivity | None = None
 
     def __getitem__(self, name: str) -> ClassModule:
         return self.modules[name]
@@ -203,12 +205,12 @@ def split(
     scorer = CutScorer(classifier, channels, images, early_precision=early)
     with (engine or InProcess()).spread(scorer) as run:
         masked = MaskedImages(classifier, channels, limited(data.train, GRADIENT_IMAGES, seed))
-        problem = _problem(scorer, run, masked, search, known, sensitivity, start, progress)
+        problem, curves = _problem(scorer, run, masked, search, known, sensitivity, start, progress)
         result = search.run(problem, seed=seed, checkpoint=checkpoint, progress=progress)
     modules = class_modules(classifier, channels, result)
     if compensates(search) if compensate is None else compensate:
         modules = compensated(modules, classifier, channels, data.train, seed=seed)
-    return Split(modules, result, channels.kernels_per_unit, classifier.weights_digest())
+    return Split(modules, result, channels.kernels_per_unit, classifier.weights_digest(), curves)
 
 
 def _require_start(start: SearchResult | None, channels: ChannelMap) -> None:
@@ -225,11 +227,12 @@ def _problem(
     sensitivity: Sensitivity | None,
     start: SearchResult | None,
     progress: Progress,
-) -> SearchProblem:
+) -> tuple[SearchProblem, Sensitivity | None]:
+    """Return what is searched, and the sensitivity curves if they are given or needed."""
     labels = scorer.data.labels
     if sensitivity is None and search.needs_sensitivity:
         sensitivity = measure_sensitivity(scorer, importance, labels, run=run, progress=progress)
-    return SearchProblem(
+    problem = SearchProblem(
         channels=scorer.channels,
         classes=scorer.strong.classes,
         importance=importance.scores,
@@ -239,6 +242,7 @@ def _problem(
         start=None if start is None else start.selections,
         masked=masked,
     )
+    return problem, sensitivity
 
 
 def require_usable(strong: Classifier, data: Splits, images: ImageSet) -> None:

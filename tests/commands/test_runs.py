@@ -24,6 +24,11 @@ patch = { targets = ["cat"] }
 SMALL = ("--population", 4, "--generations", 1, "--search-images", 20)
 
 
+@pytest.fixture
+def undrawn() -> None:
+    """Whole reports, here."""
+
+
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
     """The arguments that run the toy recipe."""

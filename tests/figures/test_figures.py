@@ -2,6 +2,7 @@
 
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -21,6 +22,8 @@ NAMES = ("<b>", "$x$")
 SQUARE = [[1.0, 0.25], [0.0, 0.5]]
 ALL: dict[str, Callable[[], Figure]] = {
     "sensitivity": lambda: figures.sensitivity_curves(CURVES),
+    "started": lambda: figures.sensitivity_curves(CURVES, {"a": [0.75]}, {"a": 0.5, "b": 0.6}),
+    "layers": lambda: figures.layer_ratios(NAMES, [[0.2, 0.5], [0.4, 1.0]], {"<b>": [0.3]}),
     "progress": lambda: figures.search_progress(HISTORY),
     "kept": lambda: figures.kept_kernels(SQUARE, NAMES, NAMES),
     "overlap": lambda: figures.overlap_map(SQUARE, NAMES),
@@ -60,6 +63,32 @@ def test_sensitivity_marks_where_a_search_starts() -> None:
     first, second = figures.sensitivity_curves(CURVES).axes[:2]
     assert np.allclose(points(first, 2), [(1.0, 0.9)])
     assert [x for x, _ in points(second, 2)] == [0.5, 1.0]
+
+
+def test_sensitivity_marks_given_starts_and_where_the_search_ended() -> None:
+    first, second = ALL["started"]().axes[:2]
+    assert np.allclose(points(first, 2), [(0.75, 0.55)])
+    assert points(second, 2) == []
+    assert [points(axes, 3)[0][0] for axes in (first, second)] == [0.5, 0.6]
+
+
+def test_layers_show_what_is_kept_and_the_start() -> None:
+    (place,) = ALL["layers"]().axes
+    assert [x for x, _ in points(place, 0)] == [0.2, 0.4]
+    assert np.allclose(points(place, 1), [(0.3, 0.0)])
+    assert points(place, 2) == [(0.3, 0.0)]
+    assert points(place, 4) == [(0.75, 1.0)]
+    assert points(place, 5) == []
+
+
+def test_the_points_of_a_front_may_have_names() -> None:
+    assert {"x", "<y>"} <= texts(figures.pareto_front([0.5, 0.2], [0.8, 0.6], names=("x", "<y>")))
+
+
+def test_progress_marks_no_step_that_saw_a_part_of_the_images() -> None:
+    history = [replace(HISTORY[1], early=True), HISTORY[0], HISTORY[2]]
+    accuracy = figures.search_progress(history).axes[0]
+    assert points(accuracy, 1) == [(0.0, 0.5)]
 
 
 def test_progress_marks_the_best_measure() -> None:

@@ -1,12 +1,15 @@
 """The report as text and in a real browser."""
 
+import re
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import cnnsplitter.figures
 from cnnsplitter.errors import StorageError
 from cnnsplitter.report import Report, read_report
 from cnnsplitter.report.page import render, write_page
@@ -42,6 +45,11 @@ def both() -> str:
     return render({"runs/a": facts(), "runs/b": facts("$x$", "Another")})
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cnnsplitter.figures, "as_svg", lambda *figure: "<svg></svg>")
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if not CHROMIUM.exists():
@@ -75,29 +83,83 @@ def test_equal_facts_give_equal_pages(page: str, tmp_path: Path) -> None:
 
 def test_several_runs_are_compared(both: str) -> None:
     assert "Comparison of 2 runs" in both
-    assert both.count("runs/b") == 2
+    assert both.count("runs/b") == 3  # in the table, the numbers of the front, and its heading
 
 
 def test_the_front_of_a_search_and_of_several_runs(page: str, both: str) -> None:
-    assert page.count("<h3>Accuracy against size</h3>") == 1
-    assert both.count("<h3>Accuracy against size</h3>") == 2
-    assert "<h2>Accuracy against size</h2>" in both
-    assert "<h2>Accuracy against size</h2>" not in page
+    assert page.count("<h3>Accuracy against multiply-adds</h3>") == 1
+    assert both.count("<h3>Accuracy against multiply-adds</h3>") == 2
+    assert "<h2>Accuracy against multiply-adds</h2>" in both
+    assert "<h2>Accuracy against multiply-adds</h2>" not in page
 
 
-def test_changes_have_their_intervals_where_they_are_known(page: str) -> None:
+def test_the_comparison_tells_search_seed_intervals_and_cost(both: str) -> None:
+    (table,) = re.findall(r"<caption>All figures on test images.*?</table>", both, re.DOTALL)
+    heads = re.findall(r'<th scope="col">(.*?)</th>', table)
+    first, second = table.partition("<tbody>")[2].split("</tr>")[:2]
+    cells = [unescape(text) for text in re.findall(r"<t[dh].*?>(.*?)</t[dh]>", first, re.DOTALL)]
+    told = dict(zip(heads[:8], cells[:8], strict=True)) | dict(
+        zip(heads[-2:], cells[-2:], strict=True)
+    )
+    assert told["search"] == "gradient, compensated"
+    assert told["seed"] == "0"
+    assert told["multiply-adds kept"] == "25.0\u00a0%"
+    assert told["patched class"] == EVIL
+    assert told["multiply-adds"] == "1,000 → 3,000"
+    assert told["latency, ms"] == "1.500 → 4.500"
+    assert "$x$" in second
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_comparison_tells_the_cost_with_gates_and_the_intervals() -> None:
+    report = with_intervals(facts())
+    gated = {"model": f"gated, runs {EVIL} on 44% of the images", "multiply_adds": 1880}
+    page = render({"a": report.model_copy(update={"costs": [*report.costs, gated]}), "b": facts()})
+    assert "<td>1,000 → 1,880</td><td>-</td>" in page
+    assert '<span class="low">(+5.5 to +20.0)</span>' in page
+
+
+def with_intervals(report: Report) -> Report:
+    """The report with the ends of the intervals of its patch's changes."""
     ends = {"f1_change_low": 0.055, "f1_change_high": 0.2}
     ends |= {
         f"{name}_change_{end}": 0.0
         for name in ("precision", "recall", "other")
         for end in ("low", "high")
     }
-    report = facts()
-    known = report.model_copy(update={"patches": [{**report.patches[0], **ends}]})
-    assert "(+5.5 to +20.0)" in render({"a": known})
+    return report.model_copy(update={"patches": [{**report.patches[0], **ends}]})
+
+
+def test_the_story_names_models_and_data(page: str) -> None:
+    (story,) = re.findall(r'<ol class="flow">.*?</ol>', page, re.DOTALL)
+    strong, modules, weak, patched = re.findall(r"<li>.*?</li>", story, re.DOTALL)
+    assert "<b>rescnn</b>" in strong
+    assert "90.0\u00a0% right on 359 test images of photos" in strong
+    assert "1,000 for training" in strong
+    assert "10, one per class" in modules
+    assert "87.5\u00a0% right side by side" in modules
+    right = sum(row[i] for i, row in enumerate(facts().evidence[0].confusion_before))
+    accuracy = right / sum(map(sum, facts().evidence[0].confusion_before))
+    assert "<b>lenet5</b>" in weak
+    assert f"{100 * accuracy:.1f}\u00a0% right on 359 test images of sketches" in weak
+    assert "lenet5 with a class module" in patched
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_split_is_told_without_weak_models() -> None:
+    page = render({"a": facts().model_copy(update={"patches": [], "evidence": []})})
+    assert page.count("<li>") == 2
+    assert 'data-tab="Patch"' not in page
+    assert 'data-tab="Class modules"' in page
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_changes_have_their_intervals_where_they_are_known(page: str) -> None:
+    assert "(+5.5 to +20.0)" in render({"a": with_intervals(facts())})
     assert " to +" not in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_patches_are_told_in_one_page() -> None:
     one, other = facts(), facts("$x$")
     both = {"patches": one.patches + other.patches, "evidence": one.evidence + other.evidence}
@@ -105,7 +167,7 @@ def test_several_patches_are_told_in_one_page() -> None:
     ids = [value for name, value in Tags(page).values if name == "id"]
     assert len(ids) == len(set(ids))
     assert "What the patch of $x$ changed" in page
-    assert page.count("Confusion matrices, patch of") == 2 + 2  # heading and button of each
+    assert page.count("<h3>Confusion matrices, patch of") == 2
 
 
 def test_facts_survive_their_file(tmp_path: Path) -> None:
@@ -154,6 +216,12 @@ def test_the_page_in_a_browser(
     assert enlarged.bounding_box()["width"] > 1.2 * inline["width"]
     tab.get_by_role("button", name="Close").click()
 
+    story.get_by_text("Numbers: Confusion matrices").click()
+    numbers = story.get_by_role("table", name="Confusion matrices")
+    assert numbers.get_by_role("columnheader").count() == 11
+    assert numbers.get_by_role("rowheader", name=EVIL).is_visible()
+    for summary in story.locator("summary").all():
+        summary.evaluate("one => { one.parentElement.open = true; }")
     assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     found = axe.Axe().run(tab).response["violations"]
     assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
@@ -173,10 +241,11 @@ def test_print_shows_every_part(browser: Any, page: str, tmp_path: Path) -> None
 
 
 def test_the_share_of_kernels_is_that_of_the_class_modules(page: str) -> None:
-    assert "Each keeps 50.0\u00a0% of its kernels on average" in page
+    assert "each keeps 50.0\u00a0% of the kernels and 25.0\u00a0% of the multiply-adds" in page
     assert "<td>50.0\u00a0%</td>" in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_examples_of_many_images_say_so() -> None:
     report = facts()
     (found,) = report.evidence
@@ -186,7 +255,29 @@ def test_examples_of_many_images_say_so() -> None:
     assert page.count(f"{len(found.won)} of them.") == 1
 
 
-def test_a_report_without_sensitivity_has_one_figure_less(page: str) -> None:
-    report = facts().model_copy(update={"sensitivity": None})
-    assert isinstance(report, Report)
-    assert render({"a": report}).count("<figure>") == page.count("<figure>") - 1
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_without_sensitivity_says_why_and_what_is_kept(page: str) -> None:
+    given = facts().model_copy(update={"sensitivity": None})
+    neither = given.model_copy(update={"start_ratios": {}})
+    assert "no sensitivity curves were measured" not in page
+    assert "which were given, so that no sensitivity curves" in render({"a": given})
+    assert "starts from no keep-ratios, so no sensitivity curves" in render({"a": neither})
+    assert "<h3>Kernels kept, layer by layer</h3>" in render({"a": neither})
+
+
+def test_curves_of_other_layers_are_refused() -> None:
+    curves = {"ratios": [0.5, 1.0], "accuracy": {"other": [0.5, 0.9]}}
+    with pytest.raises(StorageError, match="its layers are not those of the search"):
+        render({"a": facts().model_copy(update={"sensitivity": curves})})
+
+
+def test_every_figure_has_its_numbers(both: str) -> None:
+    assert both.count("<figure>") == both.count("<details>") == both.count("</details>")
+    for table in re.findall(r"<details>.*?</details>", both, re.DOTALL):
+        body = re.findall(r"<tr>(.*?)</tr>", table.partition("<tbody>")[2], re.DOTALL)
+        width = table.count('<th scope="col">')
+        assert body
+        assert "<caption>" in table
+        for row in body:
+            assert row.startswith('<th scope="row">')
+            assert row.count("<td>") == width - 1

@@ -210,6 +210,25 @@ def test_incomplete_checkpoint_is_refused(tmp_path: Path) -> None:
         small_search(2).run(problem, seed=0, checkpoint=file)
 
 
+@pytest.mark.parametrize("name", ["kept_macs", "kept", "early"])
+def test_a_history_of_an_older_version_is_continued_and_a_broken_one_is_not(
+    name: str, tmp_path: Path
+) -> None:
+    """Shares of multiply-adds may be unknown, as they are in checkpoints from before they came."""
+    file = tmp_path / "search"
+    problem = planted_problem(ToyChannels((4, 4)))
+    small_search(1).run(problem, seed=0, checkpoint=file)
+    tensors, manifest = read_tensors(file)
+    entry = manifest["history"][0]
+    assert entry.pop("kept_macs") is None
+    write_tensors(file, tensors, {**manifest, "history": [{**entry, name: None}]})
+    if name == "kept_macs":
+        assert len(small_search(2).run(problem, seed=0, checkpoint=file).history) == 2
+    else:
+        with pytest.raises(StorageError, match="holds what is no number"):
+            small_search(2).run(problem, seed=0, checkpoint=file)
+
+
 def test_scores_that_are_not_finite_are_refused() -> None:
     problem = planted_problem(ToyChannels((4, 4)))
     planted(problem).noise[0, 0] = torch.nan

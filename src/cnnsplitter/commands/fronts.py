@@ -1,7 +1,6 @@
 """``split --pareto``: the same search at several budgets, of whose results a person picks one."""
 
 from collections.abc import Callable, Mapping
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,17 +101,14 @@ def _figures(result: Mapping[str, Any]) -> dict[str, float]:
 def _write(out: Path, points: list[dict[str, Any]]) -> None:
     from cnnsplitter import figures
     from cnnsplitter.files import replacing
+    from cnnsplitter.report import find_reports
+    from cnnsplitter.report.page import write_page
     from cnnsplitter.results import write_json
 
     figure = figures.pareto_front(
         [point["kept_macs"] for point in points], [point["accuracy"] for point in points]
     )
-    svg = figures.as_svg(figure, _TITLE, _CAPTION)
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(_TITLE)}</title>'
-        f"<figure>{svg}<figcaption>{escape(_CAPTION)}</figcaption></figure></html>\n"
-    )
-    for name, text in (("pareto.svg", svg), ("pareto.html", page)):
-        with replacing(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    with replacing(out / "pareto.svg") as temporary:
+        temporary.write_text(figures.as_svg(figure, _TITLE, _CAPTION), encoding="utf-8")
     write_json(out / "pareto.json", {"points": points})
+    write_page(out / "report.html", find_reports(out))

@@ -177,7 +177,9 @@ def _plan(run: "Run", terminal: Terminal) -> None:
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of finished runs, splits and fronts.")
+    ],
     out: Annotated[Path, typer.Option(help="The page that is written.")] = Path("report.html"),
     picture: Annotated[
         Path | None, typer.Option(help="SVG file for one picture of the first run's patch.")
@@ -191,17 +193,11 @@ def report(
         require_free(path, force)
     from jinja2 import TemplateError
 
-    from cnnsplitter.report import read_report
+    from cnnsplitter.report import find_reports
     from cnnsplitter.report.page import write_page
     from cnnsplitter.report.picture import write_picture
 
-    for folder in runs:
-        if not (folder / "report.json").exists():
-            raise SettingsError(
-                f"{folder}: holds no finished run; go on with it by the command that began it, or "
-                "see what there is: cnnsplitter runs"
-            )
-    reports = {str(folder): read_report(folder / "report.json") for folder in runs}
+    reports = {name: told for folder in runs for name, told in find_reports(folder).items()}
     try:
         write_page(out, reports)
         if picture is not None:

@@ -57,6 +57,7 @@ from cnnsplitter.terminal import Terminal
 if TYPE_CHECKING:
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.data import Splits
+    from cnnsplitter.report import Report
     from cnnsplitter.search.registry import AnySearch
     from cnnsplitter.sensitivity import Sensitivity
     from cnnsplitter.splitting import Split
@@ -268,6 +269,7 @@ def _split_classes(
     require_free(out / "split.json", options["force"])
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.engines import choose_engine
+    from cnnsplitter.report import report_split
     from cnnsplitter.splitting import split as find
 
     runs_on = choose_engine(options["engine"], options["workers"], options["ray_address"])
@@ -307,7 +309,8 @@ def _split_classes(
         search=described(context, search),
         tuning=result.get("tuning"),
     )
-    _finish_split(found, result, out, terminal, kept)
+    report = report_split(found, model, images, search, result, kept)
+    _finish_split(found, result, out, terminal, kept, report)
     checkpoint.unlink(missing_ok=True)
     return result
 
@@ -369,17 +372,24 @@ def _evaluate_split(strong: "Classifier", found: "Split", images: "Splits") -> d
 
 
 def _finish_split(
-    found: "Split", result: dict[str, Any], out: Path, terminal: Terminal, kept: dict[str, Any]
+    found: "Split",
+    result: dict[str, Any],
+    out: Path,
+    terminal: Terminal,
+    kept: dict[str, Any],
+    report: "Report",
 ) -> None:
     """Save and show new class modules."""
     from cnnsplitter.pipeline import save_modules
+    from cnnsplitter.report.page import write_report
     from cnnsplitter.results import write_json
 
     metrics = {name: figure for name, figure in result.items() if name.endswith("_accuracy")}
     result["files"] = save_modules(found, out, kept | {"metrics": metrics})
+    write_report(out, report)
     write_json(out / "split.json", result)
     show_split(result, terminal)
-    terminal.line(f"Written to {out}")
+    terminal.line(f"Written to {out}; to look at: {out / 'report.html'}")
 
 
 def register(app: typer.Typer) -> None:

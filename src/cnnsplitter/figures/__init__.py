@@ -8,6 +8,7 @@ from cnnsplitter.figures.patches import (
 )
 from cnnsplitter.figures.searches import (
     kept_kernels,
+    layer_ratios,
     overlap_map,
     pareto_front,
     search_progress,
@@ -20,6 +21,7 @@ __all__ = [
     "calibration_curves",
     "confusions",
     "kept_kernels",
+    "layer_ratios",
     "on_paper",
     "overlap_map",
     "pareto_front",

@@ -1,6 +1,27 @@
 """The report of a run; ``report.page`` makes one HTML file of it that needs no network."""
 
 from cnnsplitter.report.evidence import Evidence, gather_evidence
-from cnnsplitter.report.facts import Report, Step, kept_by_layer, read_report
+from cnnsplitter.report.facts import Report, Step, find_reports, read_report
+from cnnsplitter.report.gathering import (
+    PatchFacts,
+    data_row,
+    made_by,
+    model_costs,
+    report_split,
+    split_facts,
+)
 
-__all__ = ["Evidence", "Report", "Step", "gather_evidence", "kept_by_layer", "read_report"]
+__all__ = [
+    "Evidence",
+    "PatchFacts",
+    "Report",
+    "Step",
+    "data_row",
+    "find_reports",
+    "gather_evidence",
+    "made_by",
+    "model_costs",
+    "read_report",
+    "report_split",
+    "split_facts",
+]

@@ -1,15 +1,14 @@
 """All that a run's report tells, as JSON values: the page is made from these alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cnnsplitter.channels import ChannelMap
-from cnnsplitter.errors import StorageError
+from cnnsplitter.errors import SettingsError, StorageError
 from cnnsplitter.report.evidence import Evidence, require_table
 from cnnsplitter.results import Row, read_json
-from cnnsplitter.search import SearchResult
 
 FIGURES = {
     "precision": "precision",
@@ -22,7 +21,7 @@ _TIMES = ("before", "after")
 
 
 class Step(BaseModel):
-    """One step of the search; see ``search.Generation``."""
+    """One step of a search; see ``search.Generation``."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -31,6 +30,17 @@ class Step(BaseModel):
     difference: float
     kept: float
     measure: float
+    early: bool = False
+    kept_macs: float | None = None
+
+
+def returned_step(history: Sequence[Step]) -> int:
+    """Return the position of the step whose class modules a search returned.
+
+    It is the first of the highest measure; steps that saw a part of the images do not compare.
+    """
+    whole = [i for i, step in enumerate(history) if not step.early] or range(len(history))
+    return max(whole, key=lambda i: history[i].measure)
 
 
 class Report(BaseModel):
@@ -38,6 +48,9 @@ class Report(BaseModel):
 
     Attributes:
         title: Of the recipe.
+        strong_model: Name of the strong model, such as ``"rescnn"``.
+        weak_model: Name of the weak models; empty if there are none.
+        data: One row per data set: whose it is, its source, and how many images serve what.
         strong_accuracy: On the strong model's test images.
         composed_accuracy: Of the class modules side by side, on the same images.
         classes: Of the strong model.
@@ -47,10 +60,11 @@ class Report(BaseModel):
         overlap: Jaccard index of the kernels, [classes][classes].
         history: The steps of the search.
         sensitivity: See ``Sensitivity.to_json``; None if it was not measured.
-        patches: One row per patch, see ``Comparison.rows``.
+        start_ratios: Layer to the keep-ratios that the search started from, if it starts from any.
+        patches: One row per patch, see ``Comparison.rows``; none of a mere split.
         evidence: What each patch did.
         costs: One row per model.
-        recipe: All settings.
+        recipe: All settings, the seed among them.
         search: Name and settings of the search, those that are defaults, too.
         machine: See ``results.machine``.
         versions: See ``results.versions``.
@@ -60,6 +74,9 @@ class Report(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str
+    strong_model: str = ""
+    weak_model: str = ""
+    data: list[Row] = Field(default_factory=list)
     strong_accuracy: float
     composed_accuracy: float
     classes: list[str]
@@ -69,6 +86,7 @@ class Report(BaseModel):
     overlap: list[list[float]]
     history: list[Step]
     sensitivity: dict[str, Any] | None
+    start_ratios: dict[str, list[float]] = Field(default_factory=dict)
     patches: list[Row]
     evidence: list[Evidence]
     costs: list[Row]
@@ -91,19 +109,35 @@ class Report(BaseModel):
                 or "target" not in row
             ):
                 raise ValueError("patches: a figure is missing")
+        if len(self.evidence) != len(self.patches):
+            raise ValueError("evidence: must tell of each patch")
         return self
 
 
-def kept_by_layer(channels: ChannelMap, result: SearchResult) -> list[list[float]]:
-    """Return the share of kernels that each class module keeps of each layer, [classes][layers]."""
-    weights = channels.kernels_per_unit.double()
-    return [
-        [
-            ((weights * keep)[group.units].sum() / weights[group.units].sum()).item()
-            for group in channels.groups
-        ]
-        for keep in result.selections
-    ]
+def find_reports(folder: Path) -> dict[str, Report]:
+    """Read the report of a run or a split, or those of all splits of a front, by their folders.
+
+    Raises:
+        SettingsError: There is none.
+        StorageError: A file that holds something else.
+    """
+    front = folder / "pareto.json"
+    if not front.exists():
+        return {str(folder): _finished(folder)}
+    try:
+        names = [Path(point["folder"]).name for point in read_json(front)["points"]]
+    except (LookupError, TypeError) as error:
+        raise StorageError(f"{front}: is no front of a split; run it again with --force") from error
+    return {str(folder / name): _finished(folder / name) for name in names}
+
+
+def _finished(folder: Path) -> Report:
+    if not (folder / "report.json").exists():
+        raise SettingsError(
+            f"{folder}: holds no finished run; go on with it by the command that began it, or "
+            "see what there is: cnnsplitter runs"
+        )
+    return read_report(folder / "report.json")
 
 
 def read_report(path: Path) -> Report:

@@ -1,29 +1,33 @@
 """From the facts of runs to one HTML page that loads nothing from anywhere."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from cnnsplitter import figures
-from cnnsplitter.errors import StorageError
 from cnnsplitter.files import replacing
-from cnnsplitter.report.evidence import Evidence
+from cnnsplitter.report.drawings import (
+    MACS,
+    front_of_runs,
+    mean_of,
+    patch_drawings,
+    split_drawings,
+)
 from cnnsplitter.report.facts import FIGURES, Report
-from cnnsplitter.sensitivity import Sensitivity
+from cnnsplitter.report.numbers import percent
+from cnnsplitter.results import Row, write_json
 
 _MODULES = {
     "kept_kernels": "kernels kept",
     "kept_parameters": "parameters kept",
-    "kept_macs": "multiply-adds kept",
+    "kept_macs": MACS,
     "overlap": "mean overlap",
 }
 _COSTS = {"multiply_adds": "multiply-adds", "latency_ms": "latency, ms"}
+_UNKNOWN = "-"
 
 
 def render(runs: Mapping[str, Report]) -> str:
@@ -33,10 +37,10 @@ def render(runs: Mapping[str, Report]) -> str:
         runs: The facts of each run by its name, such as its folder.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"percent": _percent, "points": _points, "number": _number}
+    environment.filters |= {"percent": percent, "points": _points, "number": _number}
     source = files("cnnsplitter.report").joinpath("page.html").read_text()
     stories = [_story(i, name, report) for i, (name, report) in enumerate(runs.items())]
-    front = _comparison(runs) if len(runs) > 1 else None
+    front = front_of_runs(runs) if len(runs) > 1 else None
     template = environment.from_string(source)
     return template.render(
         stories=stories, changes={key: _capital(name) for key, name in FIGURES.items()}, front=front
@@ -50,134 +54,79 @@ def write_page(path: Path, runs: Mapping[str, Report]) -> None:
         temporary.write_text(page, encoding="utf-8")
 
 
+def write_report(folder: Path, report: Report) -> None:
+    """Write the facts of a run as ``report.json``, and to be read as ``report.html``."""
+    write_page(folder / "report.html", {report.title: report})
+    write_json(folder / "report.json", report.model_dump(mode="json"))
+
+
 def _story(number: int, name: str, report: Report) -> dict[str, Any]:
+    prefix = f"Run {number + 1}"
+    patches = zip(report.patches, report.evidence, strict=True)
     return {
         "id": f"run{number}",
         "name": name,
         "report": report,
         "settings": json.dumps(report.recipe, indent=2),
         "search_settings": json.dumps(report.search, indent=2),
-        "kept": _kept(report),
+        "search": _search(report),
+        "seed": report.recipe.get("seed", _UNKNOWN),
+        "kept": mean_of(report, "kept_kernels") or 0.0,
+        "kept_macs": mean_of(report, "kept_macs"),
         "modules": [_module_row(row) for row in report.modules],
         "costs": [{_COSTS.get(key, key): row[key] for key in row} for row in report.costs],
-        "search": list(_search_figures(f"Run {number + 1}", report)),
-        "evidence": [
-            {"facts": facts, "figures": list(_patch_figures(f"Run {number + 1}", facts))}
-            for facts in report.evidence
+        "drawings": list(split_drawings(prefix, report)),
+        "patches": [
+            {
+                "row": row,
+                "facts": facts,
+                "accuracy": [_accuracy(facts.confusion_before), _accuracy(facts.confusion_after)],
+                "costs": dict(_patch_costs(report, row)),
+                "data": _data_of(report, f"weak model, {row['target']}"),
+                "drawings": list(patch_drawings(prefix, facts)),
+            }
+            for row, facts in patches
         ],
+        "data": _data_of(report, "strong model"),
     }
 
 
 def _module_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        _MODULES.get(key, key): _percent(value)
+        _MODULES.get(key, key): percent(value)
         if key in _MODULES and isinstance(value, float)
         else value
         for key, value in row.items()
     }
 
 
-def _search_figures(prefix: str, report: Report) -> Iterable[dict[str, Any]]:
-    yield _figure(
-        f"{prefix}: kernels that each class module keeps",
-        "Share of the strong model's kernels, in per cent, by class and layer.",
-        figures.kept_kernels(report.kept, report.classes, report.layers),
+def _search(report: Report) -> str:
+    """Return the name of the search, with what a published configuration or a tuning adds."""
+    name = str(report.search.get("name", _UNKNOWN))
+    return f"{name}, compensated" if report.search.get("compensated") else name
+
+
+def _data_of(report: Report, owner: str) -> Row | None:
+    return next((row for row in report.data if row.get("of") == owner), None)
+
+
+def _accuracy(confusion: list[list[int]]) -> float:
+    right = sum(row[i] for i, row in enumerate(confusion))
+    return right / max(1, sum(map(sum, confusion)))
+
+
+def _patch_costs(report: Report, row: Row) -> Iterator[tuple[str, str]]:
+    """Yield multiply-adds and latency before and after, the latter with gates if there are any."""
+    target = row["target"]
+    costs = {str(cost.get("model")): cost for cost in report.costs}
+    gated = [name for name in costs if name.startswith(f"gated, runs {target} on ")]
+    before, after = (
+        costs.get(name, {}) for name in (f"weak, {target}", *gated[-1:], f"patched, {target}")[:2]
     )
-    yield _figure(
-        f"{prefix}: overlap between class modules",
-        "Jaccard index of the kernels kept, in per cent: 100 means the same kernels.",
-        figures.overlap_map(report.overlap, report.classes),
-    )
-    if report.history:
-        yield _figure(
-            f"{prefix}: progress of the search",
-            "Each step's best set of class modules, on the search images.",
-            figures.search_progress(report.history),
-        )
-        yield _front(prefix, report)
-    if report.sensitivity is not None:
-        curves = _sensitivity(report.sensitivity)
-        yield _figure(
-            f"{prefix}: sensitivity of the layers",
-            "Accuracy of the composed model when one layer keeps only its most important kernels.",
-            figures.sensitivity_curves(curves),
-        )
-
-
-def _front(prefix: str, report: Report) -> dict[str, Any]:
-    steps = report.history
-    chosen = steps.index(max(steps, key=lambda step: step.measure))
-    return _figure(
-        f"{prefix}: accuracy against size",
-        "Points: each step's best set of class modules, on the search images. Line: what no other "
-        "step beats in both. Large dot: what the search returned.",
-        figures.pareto_front(
-            [step.kept for step in steps],
-            [step.accuracy for step in steps],
-            chosen,
-            cost="kernels",
-        ),
-    )
-
-
-def _comparison(runs: Mapping[str, Report]) -> dict[str, Any]:
-    reports = list(runs.values())
-    return _figure(
-        "All runs: accuracy against size",
-        "Points: the class modules of each run side by side, on its test images. Line: what no "
-        "other run beats in both.",
-        figures.pareto_front(
-            [_kept(report) for report in reports],
-            [report.composed_accuracy for report in reports],
-            cost="kernels",
-        ),
-    )
-
-
-def _patch_figures(prefix: str, facts: Evidence) -> Iterable[dict[str, Any]]:
-    before, after = facts.scores_before, facts.scores_after
-    yield _figure(
-        f"{prefix}: confusion matrices, patch of {facts.target}",
-        "What the images of each class are taken for, in per cent of the class.",
-        figures.confusions(facts.confusion_before, facts.confusion_after, facts.classes),
-    )
-    edges = [i / len(before.histogram[0]) for i in range(len(before.histogram[0]) + 1)]
-    yield _figure(
-        f"{prefix}: scores of {facts.target}",
-        "How the probability given to the class is spread over its own images and over others.",
-        figures.score_histograms(edges, before.histogram, after.histogram, facts.target),
-    )
-    yield _figure(
-        f"{prefix}: calibration of {facts.target}",
-        "A point on the line: what is given a probability is that often of the class.",
-        figures.calibration_curves(before.calibration, after.calibration, facts.target),
-    )
-
-
-def _figure(title: str, caption: str, figure: Figure) -> dict[str, Any]:
-    # The SVG is this package's own, with every name in it escaped by matplotlib.
-    svg = Markup(figures.as_svg(figure, title, caption))
-    return {"title": _capital(title.partition(": ")[2]), "caption": caption, "svg": svg}
-
-
-def _sensitivity(value: dict[str, Any]) -> Sensitivity:
-    try:
-        return Sensitivity.from_json(value)
-    except StorageError as error:
-        raise StorageError(f"the report's sensitivity: {error}") from error
-
-
-def _kept(report: Report) -> float:
-    shares = (row.get("kept_kernels") for row in report.modules)
-    return _mean([share for share in shares if isinstance(share, float)])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / max(1, len(values))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}\u00a0%"
+    for key in _COSTS:
+        ends = before.get(key), after.get(key)
+        known = None not in ends
+        yield key, " → ".join(map(_number, ends)) if known else _UNKNOWN
 
 
 def _points(change: float) -> str:

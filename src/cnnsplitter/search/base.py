@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from cnnsplitter.errors import DataError, ModelError, SelectionError, require_known
@@ -167,6 +168,21 @@ class SearchProblem:
         if empty:
             raise DataError(f"no search image of class {empty[0]!r}; add some or drop the class")
 
+    def kept_macs(self, keep: Tensor) -> float | None:
+        """Return the mean share of the strong model's multiply-adds that class modules need.
+
+        Args:
+            keep: bool[classes, units].
+
+        Returns:
+            None where there is no masked scorer, which counts them.
+        """
+        if self.masked is None:
+            return None
+        rows = torch.cat([keep, torch.ones_like(keep[:1])]).float()
+        *kept, whole = self.masked.multiply_adds(rows).tolist()
+        return float(sum(kept) / len(kept) / whole)
+
 
 @dataclass(frozen=True, eq=False)
 class MarginProblem(SearchProblem):
@@ -194,6 +210,8 @@ class Generation:
         evaluations: Class modules that were run on the search images in this generation.
         early: Whether they were run on a part of the images only, so that its figures do not
             compare with those of other generations.
+        kept_macs: Mean share of the strong model's multiply-adds that its class modules need, None
+            where nothing counts them.
     """
 
     index: int
@@ -204,6 +222,7 @@ class Generation:
     measure: float
     evaluations: int
     early: bool = False
+    kept_macs: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

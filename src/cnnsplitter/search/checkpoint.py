@@ -150,7 +150,8 @@ def read_checkpoint(
 def parse_history(entries: Any) -> tuple[Generation, ...]:
     """Return the history that a manifest holds; ``ValueError`` or ``TypeError`` if it is none."""
     history = tuple(Generation(**entry) for entry in entries)
-    numbers = [value for entry in history for value in vars(entry).values()]
+    told = [pair for entry in history for pair in vars(entry).items()]
+    numbers = [value for pair in told if pair != ("kept_macs", None) for value in pair[1:]]
     if not history or [entry.index for entry in history] != list(range(len(history))):
         raise ValueError("its history is not whole")
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers):

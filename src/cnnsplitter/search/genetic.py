@@ -1,5 +1,6 @@
 """The genetic search: one population per class, scored together (method.md section 2.5)."""
 
+from dataclasses import replace
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -100,7 +101,7 @@ class _Evolution:
     def __init__(self, settings: GeneticSettings, problem: SearchProblem) -> None:
         self.settings = settings
         self.problem = problem
-        self.ratios = settings.ratios_for(problem)
+        self.ratios = settings.ratios_for(problem.channels, problem.start_ratios)
         self.early = self._early_images()
         self.genes = GeneMap.build(problem.channels.groups, problem.importance)
 
@@ -146,8 +147,9 @@ class _Evolution:
             known = state.elite_scores if history[-1].early == early else None
         scores, evaluations = self._score(brood, known, self.early if early else None)
         result = self._compete(brood, scores, history, generator)
-        generation = self._record(result, len(history), evaluations, early)
         best = _members(brood.selections, result.champion)
+        macs = self.problem.kept_macs(best)
+        generation = replace(self._record(result, len(history), evaluations, early), kept_macs=macs)
         before = max((past.measure for past in _whole(history)), default=-inf)
         if state is not None and generation.measure <= before:
             best = state.best

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cnnsplitter.errors import require_known
 from cnnsplitter.inference import WantedPrecision
 from cnnsplitter.objective import Objective
-from cnnsplitter.search.base import SearchProblem, UnitMap
+from cnnsplitter.search.base import UnitMap
 from cnnsplitter.search.operators import MutationKind
 from cnnsplitter.search.presets import PRESETS, Ratios, StartRatios
 from cnnsplitter.search.tournament import Rules
@@ -129,16 +129,22 @@ class GeneticSettings(BaseModel):
         """Who survives a merge of the tournament."""
         return Rules(self.thresholds, self.least, self.most)
 
-    def ratios_for(self, problem: SearchProblem) -> dict[str, tuple[float, ...]]:
+    def ratios_for(
+        self, channels: UnitMap, measured: Mapping[str, tuple[float, ...]]
+    ) -> dict[str, tuple[float, ...]]:
         """Return group name to the keep-ratios of the start population.
+
+        Args:
+            channels: Of the strong model.
+            measured: Those chosen from sensitivity curves, used where the settings give none.
 
         Raises:
             SettingsError: ``start_ratios`` names a group or convolution that does not exist.
         """
-        self.check(problem.channels)
+        self.check(channels)
         if isinstance(self.start_ratios, StartRatios):
-            return self.start_ratios.for_groups(problem.channels)
-        return {**problem.start_ratios, **(self.start_ratios or {})}
+            return self.start_ratios.for_groups(channels)
+        return {**measured, **(self.start_ratios or {})}
 
     def check(self, channels: UnitMap) -> None:
         """Raise ``SettingsError`` if ``start_ratios`` names what the network does not have."""

@@ -73,6 +73,7 @@ class Tries:
             fitness=accuracy,
             measure=accuracy,
             evaluations=int(self.evaluations[index]),
+            kept_macs=problem.kept_macs(keep),
         )
 
 

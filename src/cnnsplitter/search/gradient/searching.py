@@ -184,4 +184,5 @@ class _Descent:
             fitness=accuracy,
             measure=accuracy if self.settings.best == "accuracy" else float(index),
             evaluations=evaluations,
+            kept_macs=self.problem.kept_macs(keep),
         )
