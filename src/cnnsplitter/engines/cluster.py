@@ -128,13 +128,26 @@ def _typed_errors(ray: Any) -> Iterator[None]:
 def _connect(ray: Any, address: str | None, workers: int | None) -> None:
     options: dict[str, Any] = {"address": address}
     if address is None:
-        # what is started here reports nothing to anyone unless the user wants it
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options = {"address": "local", "include_dashboard": False, "num_cpus": workers}
     try:
-        ray.init(**options, log_to_driver=False, logging_level="ERROR")
+        with _reporting_nothing():
+            ray.init(**options, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise EngineError(f"no Ray at {address or 'local'}: {first_line(error)}") from error
+
+
+@contextmanager
+def _reporting_nothing() -> Iterator[None]:
+    """Let what is started report nothing to anyone unless the user wants it."""
+    name = "RAY_USAGE_STATS_ENABLED"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _import_ray() -> Any:
