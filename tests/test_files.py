@@ -98,11 +98,11 @@ def test_a_failing_tensor_library_is_a_storage_error(
         write_tensors(tmp_path / "x", {}, {})
 
 
-@pytest.mark.parametrize("manifest", [{"format": 1}, {"loss": float("nan")}])
+@pytest.mark.parametrize("manifest", [{"format": 1}, {"writer": "1"}, {"loss": float("nan")}])
 def test_a_manifest_that_cannot_be_kept_is_refused(
     tmp_path: Path, manifest: dict[str, object]
 ) -> None:
-    with pytest.raises(ValueError, match=r"format|JSON"):
+    with pytest.raises(ValueError, match=r"format|writer|JSON"):
         write_tensors(tmp_path / "x", {}, manifest)
     assert os.listdir(tmp_path) == []
 

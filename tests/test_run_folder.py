@@ -193,3 +193,13 @@ class TestFindRuns:
         assert ("odd" in found) == (name != "recipe.json")
         assert found["begun"].figures == {}
         assert all(run.figures.get("patches", {}) == {} for run in [found.get("odd")] if run)
+
+    def test_a_time_of_no_calendar_is_the_latest(self, folder: Path) -> None:
+        os.utime(folder / "begun", (2**38, 2**38))
+        assert find_runs(folder)[0].folder.name == "begun"
+
+    def test_the_last_event_is_found_behind_very_many(self, folder: Path) -> None:
+        with (folder / "begun" / "events.jsonl").open("w") as file:
+            file.write('{"stage": "train", "done": 1, "total": 9}\n' * 50_000)
+            file.write('{"stage": "search", "done": 5, "total": 9}\n{"stage')
+        assert "search 5/9" in {run.state for run in find_runs(folder)}

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from cnnsplitter.errors import SettingsError
+from cnnsplitter.errors import SettingsError, StorageError
 from cnnsplitter.progress import Step
-from cnnsplitter.tracking import RUN_FILE, MLflow
+from cnnsplitter.tracking import RUN_FILE, MLflow, known_run
 from shop import succeed, write_npz
 
 RECIPE = """
@@ -126,3 +126,17 @@ def test_a_run_tells_mlflow_if_it_is_asked(store: Any, tmp_path: Path) -> None:
     succeed("run", tmp_path / "toy.toml", "--place", place, "--out", out, "--mlflow", "--quiet")
     (run,) = runs_in(store)
     assert len(history(store, run, "train strong/loss")) == 2
+
+
+@pytest.mark.parametrize("text", ["", "../../a", "a b", "a\nb", "a" * 300])
+def test_a_broken_run_file_is_named(text: str, tmp_path: Path) -> None:
+    path = tmp_path / RUN_FILE
+    path.write_text(text)
+    with pytest.raises(StorageError, match=rf"{RUN_FILE}: .*; remove it"):
+        known_run(path)
+
+
+def test_a_broken_run_file_stops_a_run(store: Any, tmp_path: Path) -> None:
+    (tmp_path / RUN_FILE).write_text("../../a")
+    with pytest.raises(StorageError, match="holds no id"):
+        MLflow(tmp_path)(Step("search", 1, 2, {"kept": 0.5}))

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cnnsplitter import __version__
 from cnnsplitter.errors import StorageError
 from cnnsplitter.reading import MOST_TENSORS, no_such_file, parse_json, require_modest_header
 
@@ -70,16 +71,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], manifest: Mapping[s
     Args:
         path: The file; its folder is made if need be.
         tensors: Dense tensors of any device, layout or sharing; each is stored on its own.
-        manifest: JSON values; the key ``format`` is added and so is not free.
+        manifest: JSON values; the keys ``format`` and ``writer`` are added and so are not free.
 
     Raises:
         StorageError: The file cannot be written.
-        ValueError: The manifest holds ``format`` or a number that JSON does not know.
+        ValueError: The manifest holds these keys or a number that JSON does not know.
         TypeError: The manifest holds something that is no JSON value.
     """
-    if "format" in manifest:
-        raise ValueError("the manifest key 'format' is set by write_tensors")
-    text = json.dumps({"format": FORMAT, **manifest}, allow_nan=False)
+    known = {"format": FORMAT, "writer": __version__}
+    for key in sorted(known.keys() & manifest):
+        raise ValueError(f"the manifest key {key!r} is set by write_tensors")
+    text = json.dumps({**known, **manifest}, allow_nan=False)
     # safetensors refuses tensors that share memory and strided ones, so each is copied.
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     if len(copies) > MOST_TENSORS:
@@ -95,7 +97,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what ``write_tensors`` wrote.
 
     Returns:
-        The tensors, on the CPU, and the manifest without its ``format``.
+        The tensors, on the CPU, and the manifest without its ``format`` and ``writer``.
 
     Raises:
         StorageError: The file is missing, truncated, foreign or of another format version.
@@ -144,6 +146,9 @@ def _parse_manifest(path: Path, text: str | None) -> dict[str, Any]:
         raise StorageError(
             f"{path}: has format {version!r} but this cnnsplitter reads format {FORMAT}; {needed}"
         )
+    writer = manifest.pop("writer", "")
+    if not isinstance(writer, str):
+        raise StorageError(f"{path}: its manifest is broken (writer {writer!r}); write it again")
     return dict(manifest)
 
 
@@ -151,7 +156,8 @@ def _writer_of(manifest: Mapping[str, Any]) -> str:
     """Return the version of this package that wrote a newer file, where it says so."""
     details = manifest.get("details")
     versions = details.get("versions") if isinstance(details, dict) else None
-    version = versions.get("cnnsplitter") if isinstance(versions, dict) else None
+    detailed = versions.get("cnnsplitter") if isinstance(versions, dict) else None
+    version = manifest.get("writer", detailed)
     is_version = isinstance(version, str) and re.fullmatch(r"\d[\w.+-]{0,40}", version)
     return f"{version} or newer" if is_version else "of the version that wrote it"
 

@@ -17,6 +17,9 @@ Precision = Literal["float32", "bfloat16"]
 WantedPrecision = Literal["auto", "float32", "bfloat16"]
 """``auto`` is bfloat16 where the device computes in it natively."""
 
+_NO_MEMORY = ("can't allocate memory", "std::bad_alloc", "CUDA error: out of memory")
+"""What errors say for which PyTorch has no type of its own."""
+
 
 @contextmanager
 def one_thread() -> Iterator[None]:
@@ -64,10 +67,10 @@ def to_device(images: Tensor, device: torch.device) -> Tensor:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether there was no memory left; PyTorch has no type for that on the processor."""
+    """Return whether there was no memory left; PyTorch does not always have a type for that."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
 
 
 def in_parts(

@@ -71,6 +71,18 @@ def read_text(path: Path, *, most: int = MOST_TEXT) -> str:
     return content.decode()
 
 
+def read_end(path: Path, *, most: int) -> str:
+    """Return the last ``most`` bytes of a file as text, whatever they are.
+
+    Raises:
+        OSError: The file is missing or no regular one.
+    """
+    require_regular(path)
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - most))
+        return file.read(most).decode(errors="replace")
+
+
 def parse_json(text: str) -> Any:
     """Return the values of a JSON text.
 

@@ -14,13 +14,17 @@ from pydantic import BaseModel, ValidationError
 from cnnsplitter.errors import StorageError
 from cnnsplitter.files import is_temporary
 from cnnsplitter.folder_lock import LOCK
-from cnnsplitter.reading import parse_json, read_text
+from cnnsplitter.reading import parse_json, read_end
 from cnnsplitter.results import read_json, write_json
 
 M = TypeVar("M", bound=BaseModel)
 RECIPE = "recipe.json"
 _LONGEST_NAME = 200
 """Letters of a file name without what comes before and after; file systems take 255."""
+_LATEST = datetime.max.replace(tzinfo=UTC).timestamp() - 2 * 24 * 3600
+"""Files can have times that no calendar has; two days more, for any zone of time."""
+_LAST_EVENTS = 2**16
+"""Bytes of the events of a run among which the last one is looked for."""
 _WRITTEN = (
     "report.json",
     "report.html",
@@ -141,15 +145,15 @@ def _found(folder: Path) -> FoundRun | None:
     state = "finished" if isinstance(report, dict) else _last_stage(folder)
     # modules/ changes when class modules are written, the folder itself with its own files
     seconds = max(path.lstat().st_mtime for path in (folder, *folder.iterdir()))
-    when = datetime.fromtimestamp(seconds, UTC)
+    when = datetime.fromtimestamp(min(max(seconds, 0), _LATEST), UTC)
     figures = _figures(report) if isinstance(report, dict) else {}
     return FoundRun(folder, recipe.title, recipe.seed, state, when, figures)
 
 
 def _last_stage(folder: Path) -> str:
     try:
-        lines = read_text(folder / "events.jsonl").splitlines()
-    except (OSError, ValueError):
+        lines = read_end(folder / "events.jsonl", most=_LAST_EVENTS).splitlines()
+    except OSError:
         lines = []
     for line in reversed(lines):
         with suppress(ValueError):  # a killed run leaves half a line

@@ -6,14 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cnnsplitter.errors import SettingsError
+from cnnsplitter.errors import CnnSplitterError, SettingsError, StorageError
 from cnnsplitter.extras import require_extra
 from cnnsplitter.files import replacing
 from cnnsplitter.progress import Step
+from cnnsplitter.reading import read_text
 
 EXPERIMENT = "cnnsplitter"
 """The experiment that runs belong to, unless ``MLFLOW_EXPERIMENT_NAME`` names another."""
 RUN_FILE = "mlflow-run.txt"
+_LONGEST_ID = 256
 
 
 @dataclass(eq=False)
@@ -44,9 +46,12 @@ class MLflow:
 
         Raises:
             SettingsError: MLflow cannot log to the place that it is told.
+            StorageError: The file with the id of a run that is continued is broken.
         """
         try:
             self._log(step)
+        except CnnSplitterError:
+            raise
         except Exception as error:  # each kind of store lets the errors of its own library through
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise SettingsError(f"MLflow: {reason}; see MLFLOW_TRACKING_URI") from error
@@ -65,7 +70,7 @@ class MLflow:
         self._client = MlflowClient()
         path = self.folder / RUN_FILE
         if path.exists():
-            self._run = path.read_text().strip()
+            self._run = known_run(path)
             return
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
         known = self._client.get_experiment_by_name(name)
@@ -74,3 +79,19 @@ class MLflow:
         self._run = run.info.run_id
         with replacing(path) as temporary:
             temporary.write_text(f"{self._run}\n")
+
+
+def known_run(path: Path) -> str:
+    """Return the id of an MLflow run that was kept in a file.
+
+    Raises:
+        StorageError: The file cannot be read, or holds none.
+    """
+    try:
+        text = read_text(path, most=_LONGEST_ID).strip()
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path}: cannot be read ({error}); remove it") from error
+    # An id becomes part of a path or an address.
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", text, re.ASCII):
+        raise StorageError(f"{path}: holds no id of an MLflow run; remove it")
+    return text

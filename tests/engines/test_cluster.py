@@ -68,6 +68,26 @@ def test_a_killed_actor_costs_only_its_own_work(ray: Any, tmp_path: Path) -> Non
         assert not list(tmp_path.iterdir())
 
 
+def test_an_actor_out_of_memory_is_replaced(ray: Any, tmp_path: Path) -> None:
+    here = scorer()
+    owner, keep = candidates(here)
+    unsafe = replace(here, data=hazards.starving(here.data, tmp_path, ["PyTorch"]))
+    with RayCluster(2).spread(unsafe) as spread:
+        assert torch.equal(spread(owner, keep), here(owner, keep))
+        assert not list(tmp_path.iterdir())
+
+
+def test_work_that_kills_every_actor_is_given_up(ray: Any, tmp_path: Path) -> None:
+    here = scorer()
+    unsafe = replace(here, data=hazards.deadly(here.data, tmp_path, deaths=50))
+    with (
+        pytest.raises(EngineError, match=r"^3 workers of the Ray cluster ended .* memory"),
+        RayCluster(1).spread(unsafe) as spread,
+    ):
+        spread(*candidates(here))
+    assert len(list(tmp_path.iterdir())) >= 50 - 3 * 2
+
+
 def test_an_error_of_an_actor_keeps_its_type(ray: Any) -> None:
     here = scorer()
     broken = replace(here, data=hazards.raising(here.data, hazards.damaged()))

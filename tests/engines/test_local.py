@@ -89,6 +89,44 @@ def test_work_that_kills_every_worker_is_given_up(tmp_path: Path) -> None:
     assert children() == before
 
 
+def test_a_worker_out_of_memory_is_replaced(tmp_path: Path) -> None:
+    """The system limits it; Python, NumPy, PyTorch and what halves batches each say so."""
+    data = toys.image_set(20)
+    scorer = scorer_on(hazards.starving(data, tmp_path, ("Python", "NumPy", "PyTorch", "halved")))
+    owner, keep = candidates(scorer)
+    expected = scorer_on(data)(owner, keep)
+    with Processes(2).spread(scorer) as spread:
+        assert torch.equal(spread(owner, keep), expected)
+        assert not list(tmp_path.iterdir())
+        assert torch.equal(spread(owner, keep), expected)
+
+
+def test_work_that_never_has_enough_memory_is_given_up(tmp_path: Path) -> None:
+    scorer = scorer_on(
+        hazards.starving(toys.image_set(20), tmp_path, map("PyTorch {}".format, range(9)))
+    )
+    with (
+        pytest.raises(EngineError, match=r"^3 worker .* ran out of memory at the same work; use"),
+        Processes(1).spread(scorer) as spread,
+    ):
+        spread(*candidates(scorer))
+
+
+@pytest.mark.parametrize(("deaths", "workers"), [(2, 2), (9, 1)])
+def test_a_worker_killed_as_it_starts_is_replaced_but_not_for_ever(
+    deaths: int, workers: int, tmp_path: Path
+) -> None:
+    data = toys.image_set(20)
+    scorer = scorer_on(hazards.deadly(data, tmp_path, deaths, hazards.Fatal))
+    owner, keep = candidates(scorer)
+    with Processes(workers).spread(scorer) as spread:
+        if deaths == 2:
+            assert torch.equal(spread(owner, keep), scorer_on(data)(owner, keep))
+            return
+        with pytest.raises(EngineError, match=r"3 worker processes ended as they started \(.*-9"):
+            spread(owner, keep)
+
+
 def test_an_error_of_a_worker_keeps_its_type_and_the_next_call_works() -> None:
     sound = scorer_on(toys.image_set(20))
     scorer = replace(sound, data=hazards.raising(sound.data, hazards.damaged()))

@@ -258,10 +258,14 @@ def test_a_missing_extra_says_what_to_install(
     with pytest.raises(SettingsError, match=r"onnxscript .*pip install 'cnnsplitter\[onnx\]'"):
         export(tiny(), tmp_path / "model.onnx")
     export(tiny(), tmp_path / "model.pt2")
+
+
+def test_what_an_onnx_file_says_is_read_without_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = export(tiny(), tmp_path / "model.onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
-    (tmp_path / "model.onnx").touch()
-    with pytest.raises(SettingsError, match=r"onnx .*pip install 'cnnsplitter\[onnx\]'"):
-        describe_export(tmp_path / "model.onnx")
+    assert describe_export(tmp_path / "model.onnx") == made.facts
 
 
 def test_only_models_of_this_package_and_known_inputs(tmp_path: Path) -> None:
@@ -347,6 +351,9 @@ def _endless(path: Path) -> None:
         ("a.onnx", lambda path: None, "no such file"),
         ("a.onnx", lambda path: path.write_bytes(b"nothing of the kind"), "broken or no ONNX file"),
         ("a.onnx", _foreign_onnx, "not exported by cnnsplitter"),
+        ("a.onnx", lambda path: path.write_bytes(b"\x10\x01" * 20_000), "more than 10000 fields"),
+        ("a.onnx", lambda path: path.write_bytes(b"\x72\xff\xff\x7f"), "cut short"),
+        ("a.onnx", lambda path: path.write_bytes(b"\x10" + b"\xff" * 11), "more than 64 bits"),
         ("a.pt2", lambda path: path.write_bytes(b"PK"), "broken or no PyTorch program file"),
         ("a.pt2", _foreign_zip, "not exported by cnnsplitter"),
         ("a.pt2", _list_for_facts, "not exported by cnnsplitter"),

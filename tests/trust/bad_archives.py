@@ -1,4 +1,4 @@
-"""Bad archives: arrays of images and labels, and pickles of weights."""
+"""Bad archives: arrays of images and labels, pickles of weights, exported programs."""
 
 import io
 import zipfile
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trust.spoiling import Poison, Spoil
+from trust.spoiling import Poison, Spoil, write_anew
 
 
 def npz(**changes: Any) -> Spoil:
@@ -145,4 +145,53 @@ PICKLES: dict[str, Spoil] = {
 }
 OLD_PICKLES: dict[str, Spoil] = {
     f"poison {place}": poisoned(place, old=True) for place in ("value", "alone")
+}
+
+
+def _facts(content: bytes, *, times: int = 1) -> Spoil:
+    """Replace what an exported program says about itself."""
+
+    def spoil(path: Path) -> None:
+        with zipfile.ZipFile(path) as file:
+            name = next(n for n in file.namelist() if n.endswith("/extra/cnnsplitter.json"))
+        member(name, content, times=times)(path)
+
+    return spoil
+
+
+PROGRAMS: dict[str, Spoil] = {
+    "many members": many_members,
+    "facts without end": _facts(bytes(2**20), times=64),
+    "facts nested without end": _facts(b"[" * 10_000_000),
+    "more facts than are parsed": _facts(b"[" + b"{}," * 5_000_000 + b"{}]"),
+    "facts that are a list": _facts(b"[1]"),
+    "facts that are no text": _facts(b"\xff\xfe\x00"),
+    "facts with a huge number": _facts(b'{"a": ' + b"9" * 100_000 + b"}"),
+}
+
+
+def _before(content: bytes) -> Spoil:
+    return lambda path: write_anew(path, content + path.read_bytes())
+
+
+def _field(number: int, size: int, content: bytes) -> bytes:
+    """A field of a protocol buffer, which may say that it is longer than it is."""
+    return bytes([number << 3 | 2]) + _varint(size) + content
+
+
+def _varint(value: int) -> bytes:
+    low, rest = value & 127, value >> 7
+    return bytes([low]) if not rest else bytes([low | 128]) + _varint(rest)
+
+
+_NODES = b"\x0a\x00" * 2**24
+_ENTRY = _field(1, 11, b"cnnsplitter") + _field(2, 10, b"[" * 10)
+ONNX: dict[str, Spoil] = {
+    "nodes without end": _before(_field(7, len(_NODES), _NODES)),
+    "fields without end": _before(b"\x08\x01" * 2**22),
+    "metadata without end": _before(_field(14, 2**25, bytes(2**25))),
+    "field beyond the end": _before(_field(7, 2**60, b"")),
+    "field of 2^70 bytes": _before(_field(7, 2**70, b"")),
+    "unknown type": _before(b"\x0f"),
+    "other facts": _before(_field(14, len(_ENTRY), _ENTRY)),
 }

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 
 from cnnsplitter.errors import CnnSplitterError
-from trust.bad_archives import ARRAYS, OLD_PICKLES, PICKLES
+from trust.bad_archives import ARRAYS, OLD_PICKLES, ONNX, PICKLES, PROGRAMS
 from trust.bad_models import MANIFESTS, NETWORKS, SAFETENSORS
 from trust.bad_pictures import PICTURES
-from trust.bad_texts import JSONS, SETTINGS
+from trust.bad_texts import EVENTS, IDS, JSONS, RECIPES, SETTINGS, TRAININGS
 from trust.loaders import LOADERS, fresh
 from trust.spoiling import EVERYWHERE, Spoil
 
@@ -28,8 +28,10 @@ MOST_MEMORY = 500 * 2**20
 MOST_SECONDS = 2.0
 
 SAFE = tuple(n for n in LOADERS if LOADERS[n].name in ("a", "a.safetensors", "model.safetensors"))
+RESULTS = ("curves", "report", "run folder", "front", "listed recipe.json", "listed report.json")
 QUICK = {"classifier", "training checkpoint", "weights", "npz", "png", "recipe", "run folder"} | {
-    *("pickled weights", "old pickled weights")
+    *("pickled weights", "old pickled weights", "settings", "front", "listed events.jsonl"),
+    *("pt2", "onnx", "mlflow run"),
 }
 
 
@@ -42,8 +44,14 @@ def cases(quick: bool = False) -> Iterator[tuple[str, str, Spoil]]:
         (("classifier",), NETWORKS),
         (("npz", "compressed npz"), ARRAYS),
         (("png",), PICTURES),
-        (("recipe",), SETTINGS),
-        (("curves", "report", "run folder"), JSONS),
+        (("recipe", "settings"), SETTINGS),
+        (("recipe",), RECIPES),
+        (("settings",), TRAININGS),
+        (RESULTS, JSONS),
+        (("listed events.jsonl",), EVENTS),
+        (("mlflow run",), IDS),
+        (("pt2",), PROGRAMS),
+        (("onnx",), ONNX),
         (("pickled weights",), PICKLES),
         (("old pickled weights",), OLD_PICKLES),
     )

@@ -9,10 +9,13 @@ from typing import Any
 
 import toys
 from cnnsplitter.folder_lock import held, held_file
+from cnnsplitter.hub.folder import CARD, save_folder
 from cnnsplitter.inference import one_thread
 from cnnsplitter.pipeline import Run, save_modules
+from cnnsplitter.results import write_json
 from cnnsplitter.search import GradientSearch
 from cnnsplitter.splitting import split
+from pages import evidence, facts
 from shop import succeed, write_npz
 from toy_runs import finish, small
 
@@ -64,12 +67,35 @@ def commands(folder: Path, place: dict[str, str]) -> None:
                 succeed(*command, "--out", out)
 
 
+def _facts(title: str) -> dict[str, Any]:
+    """Facts of a run that are soon drawn."""
+    two: dict[str, Any] = {"classes": ["cat", "dog"]}
+    counts = {"confusion_before": [[3, 1], [2, 2]], "confusion_after": [[3, 1], [1, 3]]}
+    known = evidence("cat").model_copy(update=two | counts | {"won": []})
+    kept = {"layers": ["a"], "kept": [[0.5], [1.0]], "overlap": [[1.0, 0.5], [0.5, 1.0]]}
+    few = two | kept | {"evidence": [known], "sensitivity": None}
+    return facts("cat", title).model_copy(update=few).model_dump(mode="json")
+
+
+def report(folder: Path, place: dict[str, str]) -> None:
+    """Write the page and the picture of a finished run, and a folder for a hub."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with chdir(folder), one_thread():
+        if not Path("one", "report.json").exists():
+            write_json(Path("one", "report.json"), _facts("One"))
+        if not Path("one.svg").exists():  # it is written last
+            files = ("--out", "one.html", "--picture", "one.svg")
+            succeed("report", "one", *files, "--force")
+        if not Path("hub", CARD).exists():
+            save_folder(toys.class_module(toys.classifier()), Path("hub"), overwrite=True)
+
+
 def claim(folder: Path, place: dict[str, str]) -> None:
     """Begin a run."""
     Run(small(), folder, place).prepare()
 
 
-WORK = {"run": whole, "commands": commands, "gradient": gradient, "claim": claim}
+WORK = {"run": whole, "commands": commands, "gradient": gradient, "report": report, "claim": claim}
 
 
 def work(name: str, folder: Path, place: dict[str, str], number: int, before: bool) -> None:

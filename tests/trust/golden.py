@@ -1,7 +1,7 @@
-"""Writes a file of every kind in the present format, and what it gives: ``python -m trust.golden``.
+"""Writes a model of every kind in the present format, and what it gives.
 
-Run it when ``FORMAT`` changes, with the new number in the folder's name; files of older formats
-stay, and go on being read.
+``python -m trust.golden``: run it when ``FORMAT`` changes, with the new number in the folder's
+name; files of older formats stay, and go on being read.
 """
 
 from pathlib import Path

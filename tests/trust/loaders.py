@@ -33,6 +33,7 @@ from cnnsplitter.training import Training, train
 from cnnsplitter.weights import load_weights
 from contracts import ToyChannels, planted_problem
 from planted_gradients import with_gradients
+from trust.own_loaders import OWN
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Loader:
     """
 
     name: str
-    make: Callable[[Path], None]
+    make: Callable[[Path], object]
     read: Callable[[Path], Any]
 
 
@@ -194,6 +195,7 @@ LOADERS = {
         lambda p: _json(p, {"title": "t"}),
         lambda p: claim_folder(p.parent, {"title": "t"}),
     ),
+    **{name: Loader(*parts) for name, parts in OWN.items()},
 }
 
 

@@ -10,8 +10,10 @@ import resource
 import signal
 import subprocess
 import time
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,9 @@ SERVER = multiprocessing.get_context("forkserver")
 """So that what is killed need not import everything first, and computes gradients nevertheless."""
 SERVER.set_forkserver_preload(["trust.crashing"])
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="times differ between devices")
-NAMES = ("run", "gradient", "commands")
-"""A whole run with the genetic search, a split with the gradient search, and one after the other
-the commands for training, that split with all that follows it, and a patch."""
+NAMES = ("run", "gradient", "commands", "report")
+"""A whole run with the genetic search, a split with the gradient search, one after the other the
+commands for training, that split with all that follows it, and a patch; pages of finished runs."""
 PASSING = re.compile(r"\..*|.*\.checkpoint|events\.jsonl")
 """What commands leave that were killed with all their results written, and what tells of times."""
 
@@ -72,6 +74,22 @@ def assert_whole(folder: Path) -> None:
             read_tensors(path)
         if path.suffix == ".json":
             json.loads(path.read_text())
+        if path.suffix == ".html":
+            HTMLParser().feed(path.read_text())
+            assert path.read_text().rstrip().endswith("</html>")
+        if path.suffix == ".svg":
+            ElementTree.fromstring(path.read_text())
+        if path.suffix == ".md":
+            assert path.read_text().endswith("`\n")
+
+
+def assert_final(folder: Path, whole: Path) -> None:
+    """Pages, pictures and cards that can be seen are what they will be."""
+    for suffix in (".html", ".svg", ".md"):
+        for path in folder.rglob(f"*{suffix}"):
+            # That of a run tells times.
+            if path.name != "report.html":
+                assert path.read_bytes() == (whole / path.relative_to(folder)).read_bytes()
 
 
 def final(folder: Path) -> tuple[Any, ...]:
@@ -91,6 +109,7 @@ def check_kills(name: str, folder: Path, place: dict[str, str], kills: int, seed
         moment = seconds * chance.random()
         hits += killed(name, folder / "killed", place, seconds=moment)
         assert_whole(folder / "killed")
+        assert_final(folder / "killed", folder / "whole")
     WORK[name](folder / "killed", place)
     assert final(folder / "killed") == final(folder / "whole")
     return hits
@@ -101,14 +120,22 @@ def test_killed_twice_at_random_moments(name: str, place: dict[str, str], tmp_pa
     check_kills(name, tmp_path, place, 2, 0)
 
 
-@pytest.mark.parametrize(("number", "before"), [(0, True), (1, False), (3, True)])
+@pytest.mark.parametrize(
+    ("name", "number", "before"),
+    [
+        ("gradient", 0, True),
+        ("gradient", 1, False),
+        ("gradient", 3, True),
+        ("report", 1, True),
+    ],
+)
 def test_killed_while_a_file_takes_its_place(
-    number: int, before: bool, place: dict[str, str], tmp_path: Path
+    name: str, number: int, before: bool, place: dict[str, str], tmp_path: Path
 ) -> None:
-    assert killed("gradient", tmp_path / "killed", place, number=number, before=before)
+    assert killed(name, tmp_path / "killed", place, number=number, before=before)
     assert_whole(tmp_path / "killed")
-    gradient(tmp_path / "killed", place)
-    gradient(tmp_path / "whole", place)
+    WORK[name](tmp_path / "killed", place)
+    WORK[name](tmp_path / "whole", place)
     assert final(tmp_path / "killed") == final(tmp_path / "whole")
 
 

@@ -1,15 +1,25 @@
 """What a public call leaves of the state that all code shares: everything as it was."""
 
+import decimal
+import gc
+import locale
+import logging
+import multiprocessing
 import os
 import random
+import signal
+import sys
+import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import cnnsplitter
 import toys
@@ -17,6 +27,7 @@ from cnnsplitter.scoring import CutScorer
 from shop import write_npz
 
 cs: Any = cnnsplitter
+sharing: Any = torch.multiprocessing
 
 SEARCH: dict[str, Any] = {"population": 4, "parents": 2, "elites": 1, "generations": 1}
 TRAINING = cs.Training(epochs=1, batch_size=8)
@@ -92,6 +103,14 @@ CALLS: dict[str, Callable[[Stage], Any]] = {
     "split genetic": lambda s: s.split(cs.GeneticSearch.model_validate(SEARCH)),
     "split gradient": lambda s: s.split(cs.GradientSearch(keep=0.5, rounds=1, steps=1, anneal=1)),
     "split importance": lambda s: s.split(cs.ThresholdSearch(tries=2)),
+    "split in processes": lambda s: cs.split(
+        s.strong,
+        s.data,
+        search=cs.RandomSearch(tries=1),
+        seed=0,
+        importance=s.importance,
+        engine=cs.Processes(1),
+    ),
     "split random": lambda s: s.split(cs.RandomSearch(tries=2)),
     "subtask": lambda s: cs.subtask(
         s.weak, ("dog", "cat"), s.data, search=cs.GeneticSearch.model_validate(SEARCH)
@@ -99,17 +118,21 @@ CALLS: dict[str, Callable[[Stage], Any]] = {
     "train": lambda s: cs.train(s.strong, s.data.train, s.data.search, TRAINING, seed=0),
     "unite": lambda s: cs.unite(s.strong, [s.module, s.other]),
 }
+FIRST = ("build_model of a library", "compare", "measure_cost")
+"""Other libraries leave traces when they are imported, which these do."""
 ELSEWHERE = {
     "pull_from_hub": "tests/hub talks to a hub of its own",
     "push_to_hub": "likewise",
-    "Processes": "a setting",
-    "RayCluster": "a setting",
+    "RayCluster": "Ray itself is what it starts",
 }
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
-    return Stage(tmp_path_factory.mktemp("stage"))
+    made = Stage(tmp_path_factory.mktemp("stage"))
+    for name in FIRST:
+        CALLS[name](made)
+    return made
 
 
 def shared() -> dict[str, Any]:
@@ -120,27 +143,80 @@ def shared() -> dict[str, Any]:
         "random of torch": torch.get_rng_state().tolist(),
         "threads": torch.get_num_threads(),
         "default type": torch.get_default_dtype(),
+        "default device": torch.get_default_device(),
         "gradients": torch.is_grad_enabled(),
         "inference mode": torch.is_inference_mode_enabled(),
+        "anomalies": torch.is_anomaly_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "precision": torch.get_float32_matmul_precision(),
         "cuDNN": (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
+        "sharing": sharing.get_sharing_strategy(),
+        "processes": {process.pid for process in multiprocessing.active_children()},
+        "other threads": {t.name for t in threading.enumerate() if not t.daemon},
         "folder": Path.cwd(),
-        "threads by environment": os.environ.get("OMP_NUM_THREADS"),
+        "environment": dict(os.environ),
+        "places of modules": list(sys.path),
+        "signals": [signal.getsignal(number) for number in sorted(signal.valid_signals())],
+        "last words": (sys.excepthook, threading.excepthook),
+        "standard streams": (sys.stdin, sys.stdout, sys.stderr),
         "errors of NumPy": np.geterr(),
+        "prints of NumPy": str(np.get_printoptions()),
         "warnings": list(warnings.filters),
+        "log": (logging.root.level, list(logging.root.handlers)),
+        "decimals": str(decimal.getcontext()),
+        "locale": locale.setlocale(locale.LC_ALL),
+        "depth": sys.getrecursionlimit(),
+        "garbage": gc.isenabled(),
     }
+
+
+def clear(folder: Path) -> None:
+    """Remove what a call before has made."""
+    for file in ("a.pt2", "b.safetensors", "more/model.safetensors", "more/config.json"):
+        (folder / file).unlink(missing_ok=True)
+    (folder / "more/README.md").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("gradients", [True, False], ids=["with gradients", "without"])
 def test_shared_state_is_as_before(name: str, gradients: bool, stage: Stage) -> None:
-    for file in ("a.pt2", "b.safetensors", "more/model.safetensors", "more/config.json"):
-        (stage.folder / file).unlink(missing_ok=True)
-    (stage.folder / "more/README.md").unlink(missing_ok=True)
+    clear(stage.folder)
     with torch.set_grad_enabled(gradients):
         before = shared()
         CALLS[name](stage)
         after = shared()
+    assert [key for key in before if before[key] != after[key]] == []
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(
+    ("error", "number"), [(RuntimeError, 1), (KeyboardInterrupt, 3)], ids=["error", "interrupt"]
+)
+def test_shared_state_is_as_before_a_call_that_fails(
+    name: str,
+    error: type[BaseException],
+    number: int,
+    stage: Stage,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Wherever a network is run: a convolution breaks, or a person stops it there."""
+    clear(stage.folder)
+    forward, left = nn.Conv2d.forward, [number]
+
+    def broken(layer: nn.Conv2d, x: Any) -> Any:
+        left[0] -= 1
+        if left[0] <= 0:
+            raise error("broken")
+        return forward(layer, x)
+
+    before = shared()
+    with monkeypatch.context() as patched:
+        patched.setattr(nn.Conv2d, "forward", broken)
+        with suppress(Exception, KeyboardInterrupt):
+            CALLS[name](stage)
+            assert left[0] > 0, "an error that is not told"
+    after = shared()
     assert [key for key in before if before[key] != after[key]] == []
 
 

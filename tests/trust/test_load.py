@@ -5,25 +5,35 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import hazards
 import toys
+from cnnsplitter.engines import Processes
 from cnnsplitter.errors import ModelError
 from cnnsplitter.importance import Importance, measure_importance
 from cnnsplitter.inference import in_parts, is_out_of_memory, predict
 from cnnsplitter.masked_scoring import MaskedImages
+from cnnsplitter.pipeline import save_modules
 from cnnsplitter.scoring import CutScorer
+from cnnsplitter.search import GeneticSearch
+from cnnsplitter.splitting import split
 from cnnsplitter.taylor import measure_taylor
 from cnnsplitter.training import Training, train
+from toy_runs import contents
 
+SEARCH = {"population": 6, "parents": 2, "elites": 1, "generations": 2}
 ERRORS = (
     torch.OutOfMemoryError("CUDA out of memory"),
     MemoryError(),
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("std::bad_alloc"),
 )
 
 
@@ -49,7 +59,7 @@ def tight(most: int, error: Exception = ERRORS[0]) -> tuple[nn.Module, Tight]:
     return model, layer
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=["GPU", "Python", "processor"])
+@pytest.mark.parametrize("error", ERRORS, ids=["GPU", "Python", "processor", "start", "C++"])
 def test_predictions_are_the_same(error: Exception) -> None:
     data = toys.image_set(40)
     model, layer = tight(6, error)
@@ -71,7 +81,7 @@ def test_training_goes_on_with_the_same_gradient() -> None:
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=["GPU", "Python", "processor"])
+@pytest.mark.parametrize("error", ERRORS, ids=["GPU", "Python", "processor", "start", "C++"])
 def test_one_image_that_does_not_fit_is_said(error: Exception) -> None:
     model, _ = tight(0, error)
     with pytest.raises(ModelError, match="not even one image fits into memory"):
@@ -157,6 +167,24 @@ def test_masked_class_modules_are_run_in_parts_with_the_same_gradient(
     expected = run()
     request.getfixturevalue("little")
     torch.testing.assert_close(run(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_search_whose_workers_run_out_of_memory_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    data, search = toys.splits(24), GeneticSearch.model_validate(SEARCH)
+    poor = replace(data, search=hazards.starving(data.search, tmp_path, ["PyTorch", "NumPy"]))
+    for name, images in (("undisturbed", data), ("disturbed", poor)):
+        folder = tmp_path / name
+        found = split(
+            toys.classifier("lenet5", width=0.5),
+            images,
+            search=search,
+            seed=0,
+            engine=Processes(2),
+            checkpoint=folder / "search.checkpoint",
+        )
+        save_modules(found, folder / "modules", {"seed": 0})
+    assert not [path for path in tmp_path.iterdir() if path.is_file()], "some did not run out"
+    assert contents(tmp_path / "disturbed") == contents(tmp_path / "undisturbed")
 
 
 @pytest.mark.parametrize(

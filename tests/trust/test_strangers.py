@@ -21,14 +21,16 @@ from cnnsplitter.errors import CnnSplitterError, StorageError
 from cnnsplitter.files import read_tensors, write_tensors
 from cnnsplitter.weights import load_weights
 from shop import call, write_npz
-from trust.corpus import cases
+from trust.bad_texts import wrong_values
+from trust.corpus import RESULTS, cases
+from trust.golden_others import LARGE
 from trust.loaders import LOADERS, fresh
 from trust.spoiling import MARKER, Poison
 
 TENSORS = tuple(n for n in LOADERS if LOADERS[n].name in ("a", "a.safetensors"))
 KINDS = ("genetic", "gradient", "training")
 SAFETENSORS = [int(number) for number in safetensors.__version__.split(".")[:2]]
-MAY_BE_SHORTER = {"recipe", "jpeg", "png"}
+MAY_BE_SHORTER = {"recipe", "settings", "jpeg", "png", "listed events.jsonl", "mlflow run"}
 """Kinds of which a part can be whole, or whose broken files are left out and listed."""
 
 
@@ -137,6 +139,18 @@ def test_each_tensor_missing_or_of_another_type_or_shape(
             assert outcome(name, scratch[name]), f"{key} as {changed.dtype} {changed.shape}"
 
 
+@pytest.mark.parametrize("name", RESULTS)
+def test_each_value_missing_or_of_another_type(
+    name: str, good: dict[str, Path], scratch: dict[str, Path]
+) -> None:
+    content = json.loads(good[name].read_text())
+    few = {key: content[key] for key in content.keys() - LARGE}
+    for value in wrong_values(few):
+        whole = {**content, **value} if isinstance(value, dict) else value
+        rewrite(scratch[name], json.dumps(whole).encode())
+        outcome(name, scratch[name])
+
+
 def check_corpus(folder: Path, *arguments: str) -> None:
     """Read all files of the corpus in a program with little memory; all must be refused."""
     program = [sys.executable, "-m", "trust.corpus", str(folder), *arguments]
@@ -170,6 +184,12 @@ HARMLESS = {
     ("png", "wide"),
     # Refused when the network is built.
     ("recipe", "kernels without end"),
+    # Nothing is set, or set to 1.
+    ("settings", "empty"),
+    ("settings", "device with nothing"),
+    ("settings", "weight_decay as true"),
+    # Passed over: what says what the file is comes behind.
+    ("onnx", "nodes without end"),
 }
 """What is odd, but can be used."""
 

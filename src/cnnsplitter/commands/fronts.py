@@ -91,11 +91,17 @@ def _finished(context: typer.Context, folder: Path, search: "AnySearch") -> dict
 
 
 def _figures(result: Mapping[str, Any]) -> dict[str, float]:
-    figures = {"accuracy": result["composed_accuracy"]}
+    figures = {"accuracy": _share(result["composed_accuracy"])}
     for name in ("kept_kernels", "kept_macs"):
-        values = [row[name] for row in result["modules"]]
+        values = [_share(row[name]) for row in result["modules"]]
         figures[name] = sum(values) / len(values)
     return figures
+
+
+def _share(value: Any) -> float:
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{value!r} is no share")
+    return value
 
 
 def _write(out: Path, points: list[dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnsplitter.engines.worker import Worker, pack, scores_of
+from cnnsplitter.engines.worker import MOST_DEATHS, Worker, pack, scores_of
 from cnnsplitter.errors import EngineError, SettingsError, first_line
 from cnnsplitter.extras import require_extra
 from cnnsplitter.scoring import CutScorer, equal_parts
@@ -24,8 +24,9 @@ _PATIENCE = 5.0
 class RayCluster:
     """Runs candidates in Ray actors, each on one core, or one GPU if the strong model is on one.
 
-    Model and images go to every machine once. An actor that dies is started again by Ray, on
-    another machine if its own is gone, and only what it was doing is done again.
+    Model and images go to every machine once. An actor that dies, or ends for want of memory, is
+    started again by Ray, on another machine if its own is gone, and only what it was doing is done
+    again.
 
     Attributes:
         workers: Number of actors; None takes one for each core, or GPU, of the cluster.
@@ -68,7 +69,7 @@ class _Spread:
         tasks = [pack(owner[part], keep[part], images) for part in parts]
         scores = torch.empty(len(owner), self.images if images is None else images)
         with _typed_errors(self.ray):
-            answers = pool.map(lambda actor, task: actor.score.remote(task), tasks)
+            answers = pool.map(lambda actor, task: actor.score_or_end.remote(task), tasks)
             for part, answer in zip(parts, answers, strict=True):
                 scores[part] = scores_of(answer)
         return scores
@@ -85,8 +86,8 @@ def _actors(ray: Any, scorer: CutScorer, count: int | None) -> Iterator[list[Any
             "workers or add machines"
         )
     options = {"num_cpus": 1, "num_gpus": int(kind == "GPU")}
-    # without limits: Ray gives the task of an actor that died to the one that takes its place
-    actor = ray.remote(max_restarts=-1, max_task_retries=-1, **options)(Worker)
+    # Ray gives the task of an actor that died to the one that takes its place
+    actor = ray.remote(max_restarts=-1, max_task_retries=MOST_DEATHS - 1, **options)(Worker)
     placed = ray.put(scorer.portable())
     actors = [actor.remote(placed, device) for _ in range(count or free)]
     try:
@@ -115,6 +116,11 @@ def _typed_errors(ray: Any) -> Iterator[None]:
         yield
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
+    except ray.exceptions.RayActorError as error:
+        raise EngineError(
+            f"{MOST_DEATHS} workers of the Ray cluster ended at the same work; is there enough "
+            "memory for so many workers?"
+        ) from error
     except ray.exceptions.RayError as error:
         raise EngineError(f"the Ray cluster failed: {first_line(error)}") from error
 
@@ -122,13 +128,26 @@ def _typed_errors(ray: Any) -> Iterator[None]:
 def _connect(ray: Any, address: str | None, workers: int | None) -> None:
     options: dict[str, Any] = {"address": address}
     if address is None:
-        # what is started here reports nothing to anyone unless the user wants it
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options = {"address": "local", "include_dashboard": False, "num_cpus": workers}
     try:
-        ray.init(**options, log_to_driver=False, logging_level="ERROR")
+        with _reporting_nothing():
+            ray.init(**options, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise EngineError(f"no Ray at {address or 'local'}: {first_line(error)}") from error
+
+
+@contextmanager
+def _reporting_nothing() -> Iterator[None]:
+    """Let what is started report nothing to anyone unless the user wants it."""
+    name = "RAY_USAGE_STATS_ENABLED"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _import_ray() -> Any:

@@ -19,13 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cnnsplitter.engines.worker import pack, scores_of, serve
+from cnnsplitter.engines.worker import MOST_DEATHS, OUT_OF_MEMORY, pack, scores_of, serve
 from cnnsplitter.errors import EngineError, SettingsError
 from cnnsplitter.scoring import CutScorer, equal_parts
 from cnnsplitter.search import Scorer
-
-MOST_DEATHS = 3
-"""Workers that one task may cost: more are not chance but the task, such as too little memory."""
 
 _PRELOADED = ("torch", "cnnsplitter.engines.worker")
 """What the process that forks the workers imports once for all of them."""
@@ -145,16 +142,15 @@ class _Pool:
     def _replace(self, dead: _Process, deaths: int) -> None:
         dead.connection.close()
         dead.process.join()
-        if not dead.ready:
+        code = dead.process.exitcode or 0
+        if not dead.ready and code >= 0 and code != OUT_OF_MEMORY:
             raise EngineError(
                 "a worker process could not start; in a script, put what uses workers under "
                 'if __name__ == "__main__":'
             )
         if deaths >= MOST_DEATHS:
-            raise EngineError(
-                f"{deaths} worker processes ended at the same work (exit code "
-                f"{dead.process.exitcode}); is there enough memory for so many workers?"
-            )
+            work = "at the same work" if dead.ready else "as they started"
+            raise EngineError(f"{deaths} worker processes {_ended(code, work)}")
         self.workers[self.workers.index(dead)] = self._start_one()
 
     def _start_one(self) -> _Process:
@@ -172,6 +168,12 @@ class _Pool:
                 ) from error
         theirs.close()
         return _Process(process, mine)
+
+
+def _ended(code: int, work: str) -> str:
+    if code == OUT_OF_MEMORY:
+        return f"ran out of memory {work}; use fewer workers, a smaller network or smaller images"
+    return f"ended {work} (exit code {code}); is there enough memory for so many workers?"
 
 
 def _context() -> Any:

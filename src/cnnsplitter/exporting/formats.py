@@ -1,6 +1,5 @@
 """The two kinds of exported files: how each is written, run and asked what it holds."""
 
-import json
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -16,8 +15,8 @@ from torch.export import ExportedProgram
 from cnnsplitter.data.npz import require_few_members
 from cnnsplitter.errors import CnnSplitterError, ModelError, SettingsError, StorageError
 from cnnsplitter.exporting.facts import BATCH, INPUT, KEY, OUTPUT
-from cnnsplitter.extras import require_extra
-from cnnsplitter.reading import no_such_file
+from cnnsplitter.exporting.metadata import read_metadata
+from cnnsplitter.reading import no_such_file, parse_json
 
 Run = Callable[[Tensor], Tensor]
 
@@ -60,7 +59,7 @@ def describe_export(path: str | Path) -> dict[str, Any]:
     """Return the metadata of an exported file as JSON values; nothing in the file is run.
 
     Raises:
-        SettingsError: Its name has another ending, or ``onnx`` is missing.
+        SettingsError: Its name has another ending.
         StorageError: It is missing, broken, or was not exported by this package.
     """
     path = Path(path)
@@ -68,7 +67,7 @@ def describe_export(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise StorageError(no_such_file(path))
     try:
-        facts = json.loads(kind.read(path) or "null")
+        facts = parse_json(kind.read(path) or "null")
     except CnnSplitterError:
         raise
     except Exception as error:  # each format's reader has errors of its own
@@ -117,11 +116,7 @@ def _open_onnx(path: Path) -> Run:
 
 
 def _read_onnx(path: Path) -> str | None:
-    require_extra("onnx", "onnx")
-    import onnx
-
-    model = onnx.load(path, load_external_data=False)
-    return next((prop.value for prop in model.metadata_props if prop.key == KEY), None)
+    return read_metadata(path, KEY)
 
 
 def _write_pt2(program: ExportedProgram, path: Path, facts: str) -> None:
