@@ -10,6 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 from cnnsplitter import __version__
 from cnnsplitter.commands import (
     compositions,
+    curves,
     diagnoses,
     doctor,
     evaluations,
@@ -83,7 +84,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for module in (
-    *(runs, models, doctor, evaluations, splits, compositions),
+    *(runs, models, doctor, evaluations, curves, splits, compositions),
     *(diagnoses, patches, exports, hub, zoo),
 ):
     module.register(app)

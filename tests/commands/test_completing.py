@@ -13,6 +13,7 @@ from cnnsplitter.exporting import InputType
 from cnnsplitter.models import MODELS, build_model
 from cnnsplitter.patches import combining, operating_point
 from cnnsplitter.search import SEARCHES
+from cnnsplitter.search.budget import Target
 from cnnsplitter.search.presets import PRESETS
 
 
@@ -28,6 +29,7 @@ from cnnsplitter.search.presets import PRESETS
         (completing.OBJECTIVES, operating_point.OBJECTIVES),
         (completing.RULES, combining.RULES),
         (completing.SEARCHES, SEARCHES),
+        (completing.TARGETS, get_args(Target)),
         (completing.UNITS, get_args(splitting.Units)),
         (completing.presets(), PRESETS),
         (completing.zoo_models(), [f"zoo:{name}" for name in zoo.names()]),

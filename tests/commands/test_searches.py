@@ -46,6 +46,18 @@ def test_baselines_keep_the_share(search: str, shop: Shop, tmp_path: Path) -> No
     assert "tuning" not in result
 
 
+def test_the_share_may_be_of_multiply_adds(shop: Shop, tmp_path: Path) -> None:
+    target = ("--search", "importance", "--keep", 0.6, "--target", "multiply-adds")
+    result = succeed(*split(shop, *target, "--json", "--out", tmp_path)).json
+    assert all(0.3 < row["kept_macs"] <= 0.6 for row in result["modules"])
+    outcome = call(*split(shop, "--search", "genetic", *target[4:], "--out", tmp_path / "no"))
+    assert outcome.code == 2
+    assert "the search 'genetic' has no option 'target'" in outcome.err
+    outcome = call(*split(shop, *target[:5], "kernel", "--out", tmp_path / "no"))
+    assert outcome.code == 2
+    assert "importance: target" in outcome.err
+
+
 def test_settings_files_have_a_table_per_search(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text("search = 'importance'\n[importance]\nscale = 'rank'\n")
     succeed(*split(shop, "--settings", tmp_path / "s.toml", "--out", tmp_path / "m"))

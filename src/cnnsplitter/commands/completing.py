@@ -25,6 +25,7 @@ LIBRARIES = ("torchvision:", "timm:")
 OBJECTIVES = ("likelihood", "f1", "recall", "precision")
 RULES = ("replace", "renormalise")
 SEARCHES = ("genetic", "gradient", "importance", "random")
+TARGETS = ("kernels", "multiply-adds")
 UNITS = ("conv", "all")
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cnnsplitter.search.registry import AnySearch
     from cnnsplitter.storage.unpacking import Builder
 
-_OPTIONS = ("population", "generations", "size_weight", "patience", "keep", "tries")
+_OPTIONS = ("population", "generations", "size_weight", "patience", "keep", "target", "tries")
 _GENETIC_FLAGS = {"preset": "--preset", "start": "--start", "curves": "--sensitivity"}
 _GENETIC = ("population", "generations", "size_weight", *_GENETIC_FLAGS)
 """Options that only the genetic search uses; without ``--search`` they mean it."""

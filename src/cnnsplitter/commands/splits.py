@@ -1,4 +1,4 @@
-"""Commands that split a strong model: ``sensitivity`` and ``split``."""
+"""The command that splits a strong model: ``split``."""
 
 from dataclasses import replace
 from functools import partial
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cnnsplitter.commands import tuning
-from cnnsplitter.commands.completing import IMPORTANCES, SEARCHES, one_of, presets
+from cnnsplitter.commands.completing import IMPORTANCES, SEARCHES, TARGETS, one_of, presets
+from cnnsplitter.commands.curves import Strong, read_curves
 from cnnsplitter.commands.fronts import split_front
 from cnnsplitter.commands.options import (
     Channels,
@@ -20,7 +21,6 @@ from cnnsplitter.commands.options import (
     Generations,
     Json,
     ModelArguments,
-    Out,
     OutFolder,
     Population,
     Quiet,
@@ -49,8 +49,8 @@ from cnnsplitter.commands.options import (
 from cnnsplitter.commands.plans import dry_split
 from cnnsplitter.commands.searches import chosen_search, described, read_start
 from cnnsplitter.commands.subtasks import dry_subtask, split_subtask
-from cnnsplitter.commands.tables import show_sensitivity, show_split
-from cnnsplitter.errors import SettingsError, StorageError
+from cnnsplitter.commands.tables import show_split
+from cnnsplitter.errors import SettingsError
 from cnnsplitter.folder_lock import held
 from cnnsplitter.terminal import Terminal
 
@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from cnnsplitter.data import Splits
     from cnnsplitter.report import Report
     from cnnsplitter.search.registry import AnySearch
-    from cnnsplitter.sensitivity import Sensitivity
     from cnnsplitter.splitting import Split
 
 SearchName = Annotated[
@@ -102,6 +101,16 @@ FinetuneEpochs = Annotated[
 FinetuneImages = Annotated[
     int | None, typer.Option(min=2, help="Most training images that fine-tuning uses: 6000.")
 ]
+Keep = Annotated[
+    float | None, typer.Option(help="Share of the kernels, or of --target, that is kept.")
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="What --keep is a share of: kernels or multiply-adds.",
+        autocompletion=one_of(*TARGETS),
+    ),
+]
 Pareto = Annotated[
     str | None,
     typer.Option(help="Split once for each of these shares instead of --keep, and plot them."),
@@ -118,67 +127,9 @@ ImportanceName = Annotated[
         autocompletion=one_of(*IMPORTANCES),
     ),
 ]
-Strong = Annotated[Path, typer.Argument(help="The strong model, saved by this package.")]
 Curves = Annotated[
     Path | None, typer.Option("--sensitivity", help="Curves measured by `sensitivity`.")
 ]
-
-
-def sensitivity(
-    context: typer.Context,
-    strong: Strong,
-    data: Data,
-    out: Out,
-    search_images: SearchImages = 200,
-    units: UnitsName = "conv",
-    freeze_unknown: FreezeUnknown = False,
-    size: Size = None,
-    channels: Channels = None,
-    root: Root = None,
-    rebuild: Rebuild = None,
-    model_arguments: ModelArguments = None,
-    seed: Seed = 0,
-    settings: Settings = None,
-    force: Force = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-) -> None:
-    """Measure what it costs if a layer keeps fewer kernels."""
-    require_free(out, force)
-    from cnnsplitter.classifier import Classifier
-    from cnnsplitter.results import write_json
-
-    terminal = Terminal(json, quiet, verbose=verbose)
-    model = load_model(Classifier, strong, builder(context))
-    with terminal:
-        images = open_fitting_data(context, terminal, {strong: model})
-        curves = _measure(context, model, images, terminal)
-    write_json(out, curves.to_json())
-    show_sensitivity(curves, terminal)
-    terminal.line(f"Written to {out}")
-    terminal.result({"file": str(out), **curves.to_json()})
-
-
-def _measure(
-    context: typer.Context, strong: "Classifier", images: "Splits", terminal: Terminal
-) -> "Sensitivity":
-    from cnnsplitter.importance import measure_importance
-    from cnnsplitter.scoring import CutScorer
-    from cnnsplitter.sensitivity import measure_sensitivity
-    from cnnsplitter.splitting import IMPORTANCE_IMAGES, limited, trace
-
-    seed = context.params["seed"]
-    strong.require_classes(images.classes)
-    channels = trace(strong, **tracing(context))
-    scale = limited(images.search, context.params["search_images"], seed)
-    train = limited(images.train, IMPORTANCE_IMAGES, seed)
-    return measure_sensitivity(
-        CutScorer(strong, channels, scale),
-        measure_importance(strong, channels, train, progress=terminal.progress),
-        scale.labels,
-        progress=terminal.progress,
-    )
 
 
 def split(
@@ -188,7 +139,8 @@ def split(
     out: OutFolder,
     search: SearchName = None,
     preset: Preset = None,
-    keep: Annotated[float | None, typer.Option(help="Share of the kernels that is kept.")] = None,
+    keep: Keep = None,
+    target: Target = None,
     tries: Annotated[int | None, typer.Option(help="Ensembles drawn; the best counts.")] = None,
     population: Population = None,
     generations: Generations = None,
@@ -277,7 +229,7 @@ def _split_classes(
     progress, _ = listeners(terminal, out, **boards)
     model = load_model(Classifier, strong, builder(context))
     curves = options["curves"]
-    measured = None if curves is None else _read_curves(context, curves, model)
+    measured = None if curves is None else read_curves(context, curves, model)
     start, near = None, options["start"]
     if near is not None:
         start = read_start(near, model, builder(context))
@@ -344,23 +296,6 @@ def _require_free_modules(strong: "Classifier", out: Path, force: bool) -> None:
         require_free(out / f"{file_name(name)}.safetensors", force)
 
 
-def _read_curves(context: typer.Context, path: Path, strong: "Classifier") -> "Sensitivity":
-    """Read curves that must be those of ``strong`` and its units."""
-    from cnnsplitter.results import read_json
-    from cnnsplitter.sensitivity import Sensitivity
-    from cnnsplitter.splitting import trace
-
-    value = read_json(path)
-    try:
-        curves = Sensitivity.from_json(value)
-    except StorageError as error:
-        raise StorageError(f"{path}: {error}") from error
-    layers = {group.name for group in trace(strong, **tracing(context)).groups}
-    for name in sorted(layers.symmetric_difference(curves.groups)):
-        raise StorageError(f"{path}: belongs to another network (layer {name!r}); measure it anew")
-    return curves
-
-
 def _evaluate_split(strong: "Classifier", found: "Split", images: "Splits") -> dict[str, Any]:
     """Return the figures of class modules and of the strong model."""
     from cnnsplitter.class_modules import compose as put_together
@@ -393,6 +328,5 @@ def _finish_split(
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (sensitivity, split):
-        app.command()(command)
+    """Add the command."""
+    app.command()(split)
