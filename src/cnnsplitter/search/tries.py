@@ -128,7 +128,9 @@ class BestOfTries(BaseModel, ABC):
             SettingsError: A target in multiply-adds for a problem without a masked scorer.
             ModelError: A class module gives scores that are not finite.
         """
-        settings = self.model_dump(mode="json", exclude={"tries"})
+        # checkpoints of before there was a choice name no target
+        unnamed = {"tries"} | ({"target"} if self.target == "kernels" else set())
+        settings = self.model_dump(mode="json", exclude=unnamed)
         name = type(self).__name__
         identity = describe(problem, {}, {"search": name, "seed": seed, **settings})
         done = _nothing_tried(problem)
