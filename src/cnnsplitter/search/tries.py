@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Generator, Tensor
 
-from cnnsplitter.errors import ModelError
+from cnnsplitter.errors import ModelError, require_seed
 from cnnsplitter.files import write_tensors
 from cnnsplitter.objective import composed_accuracy, kept_share, mean_difference
 from cnnsplitter.progress import Progress, Step, silent
@@ -119,8 +119,10 @@ class BestOfTries(BaseModel, ABC):
 
         Raises:
             StorageError: The checkpoint is broken or belongs to another search.
+            SettingsError: A seed that is none.
             ModelError: A class module gives scores that are not finite.
         """
+        require_seed(seed)
         settings = self.model_dump(mode="json", exclude={"tries"})
         name = type(self).__name__
         identity = describe(problem, {}, {"search": name, "seed": seed, **settings})
