@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ import toys
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ArrayImages, ImageSet
 from cnnsplitter.engines import InProcess, Processes
+from cnnsplitter.engines.local import _Pool, _Process
 from cnnsplitter.errors import DataError, EngineError, SettingsError
 from cnnsplitter.scoring import CutScorer
 
@@ -127,6 +129,16 @@ def test_a_worker_killed_as_it_starts_is_replaced_but_not_for_ever(
             return
         with pytest.raises(EngineError, match=r"3 worker processes ended as they started \(.*-9"):
             spread(owner, keep)
+
+
+def test_a_worker_killed_in_the_midst_of_its_answer_is_one_that_died() -> None:
+    mine, theirs = multiprocessing.Pipe()
+    os.write(theirs.fileno(), struct.pack("!i", 1000) + b"half of it")
+    theirs.close()
+    dead = _Process(multiprocessing.Process(), mine, ready=True, part=3)
+    pool = _Pool(scorer_on(toys.image_set(3)), "cpu", 1, [dead])
+    assert pool._answering() == [dead]
+    assert pool._receive(dead) == (3, None)
 
 
 def test_ctrl_c_while_a_worker_starts_is_not_lost(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ class _Pool:
                 worker.part = waiting.popleft()
                 here = parts[worker.part]
                 # one that has just died is noticed when its answer is awaited
-                with suppress(ConnectionError):
+                with suppress(OSError):
                     worker.connection.send(pack(owner[here], keep[here], images))
             for worker in self._answering():
                 part, answer = self._receive(worker)
@@ -131,7 +131,7 @@ class _Pool:
         part, worker.part = worker.part, None
         try:
             answer = worker.connection.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # it may have died in the midst of its answer
             return part, None
         if not worker.ready:
             worker.ready = True
