@@ -70,6 +70,14 @@ class Fatal(Hazard):
         self.read(torch.arange(1))
 
 
+class Interrupting(Hazard):
+    """Somebody presses Ctrl-C while they are sent to a worker."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        signal.raise_signal(signal.SIGINT)
+        return self.__dict__
+
+
 def deadly(data: ImageSet, folder: Path, deaths: int, kind: type[Hazard] = Hazard) -> ImageSet:
     """The same images, which kill so many workers that read them, or to which they are sent."""
     files = _made(folder / str(number) for number in range(deaths))

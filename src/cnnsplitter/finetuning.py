@@ -20,7 +20,7 @@ from cnnsplitter.augmentation import flip_some
 from cnnsplitter.class_modules import ClassModule, require_same_shape
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
-from cnnsplitter.errors import DataError, ModelError, SettingsError
+from cnnsplitter.errors import DataError, ModelError, SettingsError, require_seed
 from cnnsplitter.inference import device_of, in_more_parts, in_parts, to_device
 from cnnsplitter.nets import eval_mode
 from cnnsplitter.progress import Progress, Step, silent
@@ -80,10 +80,11 @@ def fine_tune(
             and within an epoch after every step, with that of its batch.
 
     Raises:
-        SettingsError: A class module of a strong model with other classes.
+        SettingsError: A class module of a strong model with other classes, or a seed that is none.
         DataError: Images of another shape, or too few.
         ModelError: The loss is no longer finite, or a batch does not fit into memory in any parts.
     """
+    require_seed(seed)
     _require_fit(modules, strong, data)
     size = min(settings.batch_size, len(data))
     steps = settings.epochs * (len(data) // size)

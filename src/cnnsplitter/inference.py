@@ -1,5 +1,6 @@
 """Running a model over images without leaving a trace on it."""
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -70,6 +71,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether there was no memory left; PyTorch does not always have a type for that."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from cnnsplitter.data import ImageSet
-from cnnsplitter.errors import DataError
+from cnnsplitter.errors import DataError, require_seed
 from cnnsplitter.inference import device_of, in_more_parts, to_device
 from cnnsplitter.nets import eval_mode
 
@@ -48,8 +48,10 @@ def recalibrate(
 
     Raises:
         DataError: Fewer than two images.
+        SettingsError: A seed that is none.
         ModelError: Not even two images fit into memory.
     """
+    require_seed(seed)
     if len(data) < 2:
         raise DataError(f"{data.images.name}: statistics need at least two images; add some")
     narrow = copy.deepcopy(model)

@@ -1,7 +1,10 @@
 import multiprocessing
 import os
+import signal
+import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +20,7 @@ import toys
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ArrayImages, ImageSet
 from cnnsplitter.engines import InProcess, Processes
+from cnnsplitter.engines.local import _Pool, _Process
 from cnnsplitter.errors import DataError, EngineError, SettingsError
 from cnnsplitter.scoring import CutScorer
 
@@ -125,6 +129,27 @@ def test_a_worker_killed_as_it_starts_is_replaced_but_not_for_ever(
             return
         with pytest.raises(EngineError, match=r"3 worker processes ended as they started \(.*-9"):
             spread(owner, keep)
+
+
+def test_a_worker_killed_in_the_midst_of_its_answer_is_one_that_died() -> None:
+    mine, theirs = multiprocessing.Pipe()
+    os.write(theirs.fileno(), struct.pack("!i", 1000) + b"half of it")
+    theirs.close()
+    dead = _Process(multiprocessing.Process(), mine, ready=True, part=3)
+    pool = _Pool(scorer_on(toys.image_set(3)), "cpu", 1, [dead])
+    assert pool._answering() == [dead]
+    assert pool._receive(dead) == (3, None)
+
+
+def test_ctrl_c_while_a_worker_starts_is_not_lost(tmp_path: Path) -> None:
+    scorer = scorer_on(hazards.deadly(toys.image_set(20), tmp_path, 0, hazards.Interrupting))
+    before, handler = children(), signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), Processes(2).spread(scorer):
+        pass
+    while children() != before:  # the one that had begun
+        time.sleep(0.01)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_an_error_of_a_worker_keeps_its_type_and_the_next_call_works() -> None:

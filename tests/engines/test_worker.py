@@ -1,3 +1,5 @@
+import os
+import struct
 from dataclasses import replace
 from multiprocessing import Pipe
 
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import toys
-from cnnsplitter.engines.worker import Worker, answer, pack, scores_of
+from cnnsplitter.engines.worker import Worker, answer, pack, scores_of, until_closed
 from cnnsplitter.errors import EngineError
 from cnnsplitter.scoring import CutScorer
 
@@ -47,3 +49,13 @@ def test_scores_do_not_share_memory_with_the_message() -> None:
     message = np.ones((1, 2), np.float32)
     scores_of(message)[:] = 0
     assert message.all()
+
+
+def test_a_task_that_breaks_off_ends_the_work() -> None:
+    """The search was stopped while it sent it."""
+    mine, theirs = Pipe()
+    os.write(mine.fileno(), struct.pack("!i", 1000) + b"half of it")
+    mine.close()
+    with until_closed():
+        theirs.recv()
+        raise AssertionError("read")

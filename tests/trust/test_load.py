@@ -1,5 +1,6 @@
 """A batch that does not fit into memory is halved, and the run goes on."""
 
+import errno
 import json
 import os
 import subprocess
@@ -34,7 +35,9 @@ ERRORS = (
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
     RuntimeError("CUDA error: out of memory"),
     RuntimeError("std::bad_alloc"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
 )
+KINDS = ["GPU", "Python", "processor", "start", "C++", "system"]
 
 
 class Tight(nn.Module):
@@ -59,7 +62,9 @@ def tight(most: int, error: Exception = ERRORS[0]) -> tuple[nn.Module, Tight]:
     return model, layer
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=["GPU", "Python", "processor", "start", "C++"])
+@pytest.mark.parametrize(
+    "error", ERRORS, ids=["GPU", "Python", "processor", "start", "C++", "system"]
+)
 def test_predictions_are_the_same(error: Exception) -> None:
     data = toys.image_set(40)
     model, layer = tight(6, error)
@@ -81,7 +86,9 @@ def test_training_goes_on_with_the_same_gradient() -> None:
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=["GPU", "Python", "processor", "start", "C++"])
+@pytest.mark.parametrize(
+    "error", ERRORS, ids=["GPU", "Python", "processor", "start", "C++", "system"]
+)
 def test_one_image_that_does_not_fit_is_said(error: Exception) -> None:
     model, _ = tight(0, error)
     with pytest.raises(ModelError, match="not even one image fits into memory"):

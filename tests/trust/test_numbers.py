@@ -1,8 +1,9 @@
 """Odd numbers give defined results or typed errors, and figures are those of scikit-learn."""
 
+import inspect
+import math
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ from safetensors.torch import save_file
 from sklearn.metrics import precision_recall_fscore_support
 from torch import Tensor, nn
 
+import cnnsplitter
 import toys
 from cnnsplitter.calibration import CALIBRATIONS
 from cnnsplitter.class_modules import compose
 from cnnsplitter.compensation.compensating import compensate
 from cnnsplitter.data import ImageSet, Splits
-from cnnsplitter.errors import CnnSplitterError, ModelError
+from cnnsplitter.errors import CnnSplitterError, DataError, ModelError, SettingsError
 from cnnsplitter.evaluation import count, evaluate
 from cnnsplitter.exporting import export
 from cnnsplitter.importance import measure_importance
+from cnnsplitter.inference import predict
 from cnnsplitter.patches.patching import patch
 from cnnsplitter.splitting import split
 from cnnsplitter.storage.saving import save
@@ -29,7 +32,9 @@ from cnnsplitter.taylor import measure_taylor
 from cnnsplitter.training import Training, train
 from cnnsplitter.weights import load_weights
 
+cs: Any = cnnsplitter
 CASES, CLASSES = 10_000, 4
+SET = toys.image_set(16)
 NAMES = tuple("abcd")
 
 
@@ -159,13 +164,23 @@ def only(data: ImageSet, keep: Tensor) -> Splits:
     return Splits(data, data, data.take(keep), data)
 
 
-@pytest.mark.parametrize("method", CALIBRATIONS)
-@pytest.mark.parametrize("case", ["no positive", "no negative", "one positive", "all alike"])
-def test_poor_calibration_sets(method: str, case: str) -> None:
-    """A patch with finite weights, or a typed error; never a warning or another error."""
-    weak, module = toys.classifier("lenet5", seed=1), toys.class_module(toys.classifier())
-    data = toys.image_set(30)
-    patched, is_target = None, data.labels == 2
+CASES_OF_CALIBRATION = ("no positive", "no negative", "one positive", "all alike")
+WITHOUT_SPREAD = {
+    (method, case): rf"^class 'dog': {method} calibration finds no spread in the {count} scores"
+    for method in ("min-max", "percentile", "outlier", "z-score")
+    for case, count in (("one positive", 1), ("all alike", 10))
+}
+REFUSED = {
+    **{(method, "no positive"): "^class 'dog' has no calibration image" for method in CALIBRATIONS},
+    ("linear", "no negative"): "^all calibration images are of one class; a linear layer needs",
+    **WITHOUT_SPREAD,
+}
+
+
+def poor(case: str) -> tuple[Any, ImageSet, Tensor]:
+    """A class module, images, and which of them are for calibration."""
+    module, data = toys.class_module(toys.classifier()), toys.image_set(30)
+    is_target = data.labels == 2
     first = is_target & (is_target.cumsum(0) == 1)
     kept = {
         "no positive": ~is_target,
@@ -176,17 +191,107 @@ def test_poor_calibration_sets(method: str, case: str) -> None:
     if case == "all alike":
         for parameter in module.parameters():
             parameter.data.zero_()
-    with warnings.catch_warnings(), suppress(CnnSplitterError):
-        warnings.simplefilter("error")
+    return module, data, kept
+
+
+@pytest.mark.parametrize("method", CALIBRATIONS)
+@pytest.mark.parametrize("case", CASES_OF_CALIBRATION)
+def test_poor_calibration_sets(method: str, case: str) -> None:
+    """A patch with finite outputs, or the error that says what is missing; never a warning."""
+    module, data, kept = poor(case)
+    weak = toys.classifier("lenet5", seed=1)
+
+    def run() -> Tensor:
         patched = patch(weak, {"dog": module}, only(data, kept), calibration=method)
-    if patched is None:
-        return
-    outputs = patched(data.images.read(data.rows))
+        return predict(patched, data)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if (method, case) in REFUSED:
+            with pytest.raises(DataError, match=REFUSED[method, case]):
+                run()
+            return
+        outputs = run()
     assert outputs.isfinite().all()
-    assert case != "no positive"
+    if method in ("learned", "temperature", "isotonic", "linear"):
+        torch.testing.assert_close(outputs.sum(1), torch.ones(30))
+        assert case != "no negative" or (outputs.argmax(1) == 2).all(), "all that was seen"
 
 
-def test_a_class_with_one_image_is_split_or_said() -> None:
+def calibrated(method: str, case: str) -> dict[str, Any]:
+    module, data, kept = poor(case)
+    weak = toys.classifier("lenet5", seed=1)
+    patched = patch(weak, {"dog": module}, only(data, kept), calibration=method)
+    return vars(patched.patches[0].calibration)
+
+
+@pytest.mark.parametrize("method", ["learned", "temperature"])
+def test_scores_that_are_all_alike_count_for_nothing(method: str) -> None:
+    """What is left is how many of the images are of the class, 10 of 30."""
+    found = calibrated(method, "all alike")
+    assert found["scale"] == found["own"] == found["rest"] == 0
+    assert 1 / (1 + math.exp(-found["bias"])) == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_isotonic_shares_of_poor_sets() -> None:
+    """Rates with one image more of either kind: of 10 positives alone, 11 of 12."""
+    assert calibrated("isotonic", "all alike")["shares"] == pytest.approx([1 / 3], abs=0.05)
+    assert calibrated("isotonic", "no negative")["shares"] == pytest.approx([11 / 12] * 2)
+
+
+def test_ranges_without_negatives_are_those_of_the_positives() -> None:
+    module, data, kept = poor("no negative")
+    scores = predict(module, data.take(kept)).flatten().double()
+    found = {method: calibrated(method, "no negative") for method in ("min-max", "z-score")}
+    assert found["min-max"]["low"] == pytest.approx(scores.min().item(), rel=1e-5)
+    assert found["min-max"]["high"] == pytest.approx(scores.max().item(), rel=1e-5)
+    assert found["z-score"]["mean"] == pytest.approx(scores.mean().item(), rel=1e-5)
+
+
+SEEDED: dict[str, Callable[[int], Any]] = {
+    "build_model": lambda seed: cs.build_model("lenet5", 3, toys.SHAPE, seed=seed),
+    "compensate": lambda seed: cs.compensate(
+        {}, toys.classifier(), toys.traced(toys.classifier()), toys.image_set(9), seed=seed
+    ),
+    "fine_tune": lambda seed: cs.fine_tune(
+        {}, toys.classifier(), toys.image_set(9), cs.FineTuning(), seed=seed
+    ),
+    "load_data": lambda seed: cs.load_data("digits", seed=seed),
+    "make_splits": lambda seed: cs.make_splits(toys.image_set(9), seed=seed),
+    "recalibrate": lambda seed: cs.recalibrate(toys.classifier("lenet5"), SET, seed=seed),
+    "split": lambda seed: cs.split(toys.classifier(), toys.splits(24), seed=seed),
+    "subtask": lambda seed: cs.subtask(
+        toys.classifier(), ("cat", "dog"), toys.splits(24), seed=seed
+    ),
+    "train": lambda seed: cs.train(toys.classifier(), SET, None, Training(epochs=1), seed=seed),
+    "ImageSet.channel_statistics": lambda seed: SET.channel_statistics(seed=seed),
+    "Splits.balanced": lambda seed: toys.splits(9).balanced(seed),
+    **{
+        f"{kind.__name__}.run": lambda seed, kind=kind: kind().run(None, seed=seed)  # type: ignore[misc]
+        for kind in (cs.GeneticSearch, cs.GradientSearch, cs.RandomSearch, cs.ThresholdSearch)
+    },
+}
+
+
+@pytest.mark.parametrize("name", SEEDED)
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**5000], ids=["less", "2^63", "huge"])
+def test_numbers_that_are_no_seeds(name: str, seed: int) -> None:
+    with pytest.raises(SettingsError, match=r"^seed must be a whole number from 0 to"):
+        SEEDED[name](seed)
+
+
+def test_every_public_call_with_a_seed_is_tried() -> None:
+    found = set()
+    for name in cs.__all__:
+        thing = getattr(cs, name)
+        calls = inspect.getmembers(thing, inspect.isfunction) if inspect.isclass(thing) else ()
+        named = [(name, thing)] if inspect.isfunction(thing) else []
+        named += [(f"{name}.{inner}", call) for inner, call in calls if inner[0] != "_"]
+        found |= {name for name, call in named if "seed" in inspect.signature(call).parameters}
+    assert found == SEEDED.keys()
+
+
+def test_a_class_with_one_image_is_split() -> None:
     data = toys.image_set(24)
     few = data.take((data.labels != 1) | (torch.arange(24) == 1))
     from cnnsplitter.search import GeneticSearch

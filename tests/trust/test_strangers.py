@@ -188,6 +188,8 @@ HARMLESS = {
     ("settings", "empty"),
     ("settings", "device with nothing"),
     ("settings", "weight_decay as true"),
+    # Any object is a report to the list of runs, which shows what figures it has.
+    ("listed report.json", "no number"),
     # Passed over: what says what the file is comes behind.
     ("onnx", "nodes without end"),
 }

@@ -19,7 +19,7 @@ from cnnsplitter.channels import ChannelMap
 from cnnsplitter.classifier import Classifier, require_finite
 from cnnsplitter.compensation.moments import Moments, is_pointwise, measure_moments
 from cnnsplitter.data import ImageSet
-from cnnsplitter.errors import DataError, SelectionError, SettingsError
+from cnnsplitter.errors import DataError, SelectionError, SettingsError, require_seed
 from cnnsplitter.selection import Selection
 
 IMAGES = 500
@@ -74,6 +74,7 @@ def compensate(
         SelectionError: A network that was cut out of another strong model.
         SettingsError: A network whose selection is not known, or settings out of range.
     """
+    require_seed(seed)
     if min(images, samples) < 1:
         raise SettingsError("compensation needs at least one image and one place; ask for more")
     if not len(data):

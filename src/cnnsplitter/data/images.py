@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from cnnsplitter.data.arrays import image_shape, to_labels, to_nchw
 from cnnsplitter.data.dataset import DatasetImages
 from cnnsplitter.data.stores import Images, TensorImages
-from cnnsplitter.errors import DataError, SettingsError, require_known
+from cnnsplitter.errors import DataError, SettingsError, require_known, require_seed
 
 Values = tuple[float, ...]
 
@@ -175,7 +175,11 @@ class ImageSet:
         Args:
             most: At most so many random images are read.
             seed: Of the choice.
+
+        Raises:
+            SettingsError: A seed that is none.
         """
+        require_seed(seed)
         images = next(self.sample(most, torch.Generator().manual_seed(seed)).batches(most))[0]
         scaled = images.double() / 255 if images.dtype == torch.uint8 else images.double()
         mean, std = scaled.mean((0, 2, 3)), scaled.std((0, 2, 3), correction=0)

@@ -14,7 +14,7 @@ from cnnsplitter.data.mixtures import mix_splits
 from cnnsplitter.data.named import NAMED_SETS, load_named
 from cnnsplitter.data.npz import load_npz
 from cnnsplitter.data.splits import DEFAULT_SHARES, Splits, SplitShares, make_splits
-from cnnsplitter.errors import DataError, SettingsError, did_you_mean, require_known
+from cnnsplitter.errors import DataError, SettingsError, did_you_mean, require_known, require_seed
 from cnnsplitter.progress import Progress, silent
 from cnnsplitter.reading import no_such_file
 
@@ -107,9 +107,10 @@ def load_data(
         progress: Called while a folder is opened.
 
     Raises:
-        SettingsError: If the text cannot be read or a class is unknown.
+        SettingsError: If the text cannot be read, a class is unknown, or a seed is none.
         DataError: If the data cannot be used, or there are images of fewer than two classes.
     """
+    require_seed(seed)
     parts = source_parts(source)
 
     def load_part(part: SourcePart) -> Splits:

@@ -104,7 +104,8 @@ class Splits:
         return self._each(lambda part: part.relabel(classes))
 
     def balanced(self, seed: int) -> "Splits":
-        """Return ``ImageSet.balanced`` of each set."""
+        """Return ``ImageSet.balanced`` of each set; ``SettingsError`` for a seed that is none."""
+        require_seed(seed)
         return self._each(lambda part: part.balanced(torch.Generator().manual_seed(seed)))
 
     def _each(self, change: Callable[[ImageSet], ImageSet]) -> "Splits":

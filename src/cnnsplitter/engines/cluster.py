@@ -68,7 +68,7 @@ class _Spread:
         parts = equal_parts(len(owner), len(self.actors))
         tasks = [pack(owner[part], keep[part], images) for part in parts]
         scores = torch.empty(len(owner), self.images if images is None else images)
-        with _typed_errors(self.ray):
+        with _typed_errors(self.ray), _given_up(self.ray):
             answers = pool.map(lambda actor, task: actor.score_or_end.remote(task), tasks)
             for part, answer in zip(parts, answers, strict=True):
                 scores[part] = scores_of(answer)
@@ -116,13 +116,20 @@ def _typed_errors(ray: Any) -> Iterator[None]:
         yield
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
+    except ray.exceptions.RayError as error:
+        raise EngineError(f"the Ray cluster failed: {first_line(error)}") from error
+
+
+@contextmanager
+def _given_up(ray: Any) -> Iterator[None]:
+    """Say what it is when Ray has tried a task often enough."""
+    try:
+        yield
     except ray.exceptions.RayActorError as error:
         raise EngineError(
             f"{MOST_DEATHS} workers of the Ray cluster ended at the same work; is there enough "
             "memory for so many workers?"
         ) from error
-    except ray.exceptions.RayError as error:
-        raise EngineError(f"the Ray cluster failed: {first_line(error)}") from error
 
 
 def _connect(ray: Any, address: str | None, workers: int | None) -> None:

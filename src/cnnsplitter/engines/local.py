@@ -5,9 +5,7 @@ of all of them is lost; here each process has a pipe of its own.
 """
 
 import multiprocessing
-import signal
 import sys
-import threading
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cnnsplitter.engines.interrupts import delaying_interrupts
 from cnnsplitter.engines.worker import MOST_DEATHS, OUT_OF_MEMORY, pack, scores_of, serve
 from cnnsplitter.errors import EngineError, SettingsError
 from cnnsplitter.scoring import CutScorer, equal_parts
@@ -107,7 +106,7 @@ class _Pool:
                 worker.part = waiting.popleft()
                 here = parts[worker.part]
                 # one that has just died is noticed when its answer is awaited
-                with suppress(ConnectionError):
+                with suppress(OSError):
                     worker.connection.send(pack(owner[here], keep[here], images))
             for worker in self._answering():
                 part, answer = self._receive(worker)
@@ -132,7 +131,7 @@ class _Pool:
         part, worker.part = worker.part, None
         try:
             answer = worker.connection.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # it may have died in the midst of its answer
             return part, None
         if not worker.ready:
             worker.ready = True
@@ -159,15 +158,25 @@ class _Pool:
         process: BaseProcess = context.Process(
             target=serve, args=(theirs, self.scorer, self.device), daemon=True
         )
-        with _shared_by_name(), _ignoring_interrupts():
-            try:
-                process.start()
-            except Exception as error:  # pickling raises errors of many types
-                raise EngineError(
-                    f"the network or the images cannot be sent to a worker process: {error}"
-                ) from error
-        theirs.close()
+        try:
+            _start(process)
+        except BaseException:
+            if process.pid is not None:
+                process.kill()
+            raise
+        finally:
+            theirs.close()
         return _Process(process, mine)
+
+
+def _start(process: BaseProcess) -> None:
+    with delaying_interrupts(), _shared_by_name():
+        try:
+            process.start()
+        except Exception as error:  # pickling raises errors of many types
+            raise EngineError(
+                f"the network or the images cannot be sent to a worker process: {error}"
+            ) from error
 
 
 def _ended(code: int, work: str) -> str:
@@ -198,16 +207,3 @@ def _shared_by_name() -> Iterator[None]:
         yield
     finally:
         sharing.set_sharing_strategy(strategy)
-
-
-@contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """Start processes that ignore Ctrl-C from their first moment on."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)

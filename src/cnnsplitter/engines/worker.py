@@ -82,11 +82,12 @@ def serve(connection: Connection, scorer: CutScorer, device: str) -> None:
     """Answer the tasks that come through ``connection`` until the other end is closed."""
     # Ctrl-C reaches all processes of a terminal; the one that searches ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with ending_without_memory(), connection, _until_closed():
+    with ending_without_memory(), connection:
         worker = Worker(scorer, device)
-        connection.send(worker.ready())
-        while True:
-            connection.send(answer(worker, connection.recv()))
+        with until_closed():
+            connection.send(worker.ready())
+            while True:
+                connection.send(answer(worker, connection.recv()))
 
 
 def answer(worker: Worker, task: Task) -> Answer:
@@ -104,10 +105,11 @@ def answer(worker: Worker, task: Task) -> Answer:
 
 
 @contextmanager
-def _until_closed() -> Iterator[None]:
+def until_closed() -> Iterator[None]:
+    """End the block when the other end of a connection is closed, even amidst a message."""
     try:
         yield
-    except (EOFError, ConnectionError):
+    except (EOFError, OSError):
         return
 
 

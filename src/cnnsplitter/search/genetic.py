@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cnnsplitter.errors import DataError, ModelError
+from cnnsplitter.errors import DataError, ModelError, require_seed
 from cnnsplitter.interrupts import held_interrupts
 from cnnsplitter.objective import jaccard, kept_share
 from cnnsplitter.progress import Progress, Step, silent
@@ -57,10 +57,11 @@ class GeneticSearch(GeneticSettings):
 
         Raises:
             StorageError: The checkpoint is broken or belongs to another search.
-            SettingsError: The start ratios do not fit the network.
+            SettingsError: The start ratios do not fit the network, or a seed that is none.
             ModelError: A class module gives scores that are not finite.
             DataError: The images of the early generations lack a class.
         """
+        require_seed(seed)
         evolution = _Evolution(self, problem)
         settings = self.model_dump(mode="json", exclude={"generations", "start_ratios"})
         identity = describe(problem, evolution.ratios, {"seed": seed, **settings})

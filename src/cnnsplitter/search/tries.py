@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Generator, Tensor
 
-from cnnsplitter.errors import ModelError
+from cnnsplitter.errors import ModelError, require_seed
 from cnnsplitter.files import write_tensors
 from cnnsplitter.interrupts import held_interrupts
 from cnnsplitter.objective import composed_accuracy, kept_share, mean_difference
@@ -125,9 +125,11 @@ class BestOfTries(BaseModel, ABC):
 
         Raises:
             StorageError: The checkpoint is broken or belongs to another search.
-            SettingsError: A target in multiply-adds for a problem without a masked scorer.
+            SettingsError: A seed that is none, or a target in multiply-adds for a problem without a
+                masked scorer.
             ModelError: A class module gives scores that are not finite.
         """
+        require_seed(seed)
         # checkpoints of before there was a choice name no target
         unnamed = {"tries"} | ({"target"} if self.target == "kernels" else set())
         settings = self.model_dump(mode="json", exclude=unnamed)

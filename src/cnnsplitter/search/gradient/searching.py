@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from cnnsplitter.errors import SettingsError
+from cnnsplitter.errors import SettingsError, require_seed
 from cnnsplitter.interrupts import held_interrupts
 from cnnsplitter.objective import composed_accuracy, kept_share, mean_difference
 from cnnsplitter.progress import Progress, Step, silent
@@ -55,9 +55,10 @@ class GradientSearch(GradientSettings):
 
         Raises:
             StorageError: The checkpoint is broken or belongs to another search.
-            SettingsError: The problem has no masked scorer.
+            SettingsError: The problem has no masked scorer, or a seed that is none.
             ModelError: A class module gives scores that are not finite.
         """
+        require_seed(seed)
         descent = _Descent.of(self, problem)
         settings = self.model_dump(mode="json", exclude={"rounds", "patience"})
         images = {"training labels": digest(descent.masked.labels)}
