@@ -102,6 +102,15 @@ def test_heat_maps_show_per_cents_and_names_as_they_are() -> None:
     assert {"100", "25", "0", "50", "<b>", "$x$"} <= shown
 
 
+def test_large_heat_maps_stay_small_files() -> None:
+    names = [f"class {i}" for i in range(50)]
+    shares = np.random.default_rng(0).random((50, 50)).tolist()
+    svg = figures.as_svg(figures.overlap_map(shares, names), "Overlap", "Of many")
+    assert len(svg) < 300_000
+    assert "data:image/png;base64," in svg
+    assert svg == figures.as_svg(figures.overlap_map(shares, names), "Overlap", "Of many")
+
+
 def test_confusions_are_shares_of_the_true_class() -> None:
     shown = texts(figures.confusions([[3, 1], [0, 0]], [[4, 0], [0, 2]], NAMES))
     assert {"75", "25", "100"} <= shown

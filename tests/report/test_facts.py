@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import cnnsplitter.figures
 import pages
-from cnnsplitter.errors import StorageError
-from cnnsplitter.report import read_report
+from cnnsplitter.errors import SettingsError, StorageError
+from cnnsplitter.report import find_reports, read_report
 from shop import call
 
 FACTS = pages.facts("cat", "A run").model_dump(mode="json")
@@ -81,6 +81,7 @@ def test_a_report_with_a_strange_value(folder: Path, place: tuple[Any, ...], jun
         ({"kept": [[0.5]]}, "kept: must have 10 rows of 12 values"),
         ({"overlap": []}, "overlap: must have 10 rows of 10 values"),
         ({"patches": [{"target": "cat"}]}, "patches: a figure is missing"),
+        ({"evidence": []}, "evidence: must tell of each patch"),
         ({"classes": [], "layers": [], "kept": [], "overlap": []}, "there are none"),
     ],
 )
@@ -88,3 +89,28 @@ def test_what_does_not_fit_is_named(change: dict[str, Any], message: str, tmp_pa
     (tmp_path / "report.json").write_text(json.dumps(FACTS | change))
     with pytest.raises(StorageError, match=message):
         read_report(tmp_path / "report.json")
+
+
+def test_the_reports_of_a_front_are_those_of_its_splits(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(json.dumps(FACTS | {"title": name}))
+    points = [{"folder": "b"}, {"folder": "a"}]
+    (tmp_path / "pareto.json").write_text(json.dumps({"points": points}))
+    found = find_reports(tmp_path)
+    assert list(found) == [str(tmp_path / "b"), str(tmp_path / "a")]
+    assert [report.title for report in found.values()] == ["b", "a"]
+    assert list(find_reports(tmp_path / "a")) == [str(tmp_path / "a")]
+
+
+@pytest.mark.parametrize("value", [7, [], {}, {"points": 7}, {"points": [{}]}, {"points": []}])
+def test_what_is_no_front_is_refused(value: Any, tmp_path: Path) -> None:
+    (tmp_path / "pareto.json").write_text(json.dumps(value))
+    with pytest.raises(StorageError, match=r"pareto\.json: is no front of a split"):
+        find_reports(tmp_path)
+
+
+def test_a_split_of_a_front_that_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pareto.json").write_text('{"points": [{"folder": "keep-0.5"}]}')
+    with pytest.raises(SettingsError, match=r"keep-0\.5: holds no finished run"):
+        find_reports(tmp_path)

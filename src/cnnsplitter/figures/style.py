@@ -39,6 +39,8 @@ _STYLE: Any = {
 _LEAST = 0.02
 _LABELLED = 200
 """Heat maps of more cells show no numbers: they would not be readable."""
+_DRAWN = 2000
+"""Heat maps of more cells are pictures inside the SVG, a hundredth of the size of drawn cells."""
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -75,7 +77,8 @@ def heat_map(
     columns: Sequence[str],
 ) -> None:
     """Draw shares [rows][columns] between 0 and 1 as coloured cells with their per cents."""
-    image = axes.pcolormesh(shares, cmap=MAP, vmin=0, vmax=1, edgecolors="none")
+    large = len(rows) * len(columns) > _DRAWN
+    image = axes.pcolormesh(shares, cmap=MAP, vmin=0, vmax=1, edgecolors="none", rasterized=large)
     axes.invert_yaxis()
     axes.set_xticks([i + 0.5 for i in range(len(columns))], columns, rotation=90)
     axes.set_yticks([i + 0.5 for i in range(len(rows))], rows)

@@ -126,6 +126,8 @@ def find_reports(folder: Path) -> dict[str, Report]:
         return {str(folder): _finished(folder)}
     try:
         names = [Path(point["folder"]).name for point in read_json(front)["points"]]
+        if not names:
+            raise LookupError("there are no points")
     except (LookupError, TypeError) as error:
         raise StorageError(f"{front}: is no front of a split; run it again with --force") from error
     return {str(folder / name): _finished(folder / name) for name in names}

@@ -73,6 +73,7 @@ def _story(number: int, name: str, report: Report) -> dict[str, Any]:
         "seed": report.recipe.get("seed", _UNKNOWN),
         "kept": mean_of(report, "kept_kernels") or 0.0,
         "kept_macs": mean_of(report, "kept_macs"),
+        "versions": [{"of": name, "version": told} for name, told in report.versions.items()],
         "modules": [_module_row(row) for row in report.modules],
         "costs": [{_COSTS.get(key, key): row[key] for key in row} for row in report.costs],
         "drawings": list(split_drawings(prefix, report)),
