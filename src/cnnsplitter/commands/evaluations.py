@@ -159,18 +159,26 @@ def show_comparison(comparison: "Comparison", terminal: Terminal) -> None:
 
 def inspect(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="A model saved or exported by this package.")],
+    file: Annotated[Path, typer.Argument(help="Any file or folder that this package writes.")],
     rebuild: Rebuild = None,
     model_arguments: ModelArguments = None,
     json: Json = False,
 ) -> None:
     """Show what a file holds, and how it was made."""
+    from cnnsplitter.commands.inspecting import inspected, is_model
     from cnnsplitter.exporting import is_export
     from cnnsplitter.storage.saving import describe, load
 
     terminal = Terminal(json)
     if is_export(file):
         show_export(file, terminal)
+        return
+    if not is_model(file):
+        kind, facts = inspected(file)
+        terminal.line(f"{file}: {kind}\n")
+        for line in outline_lines(facts):
+            terminal.line(line)
+        terminal.result({"kind": kind, **facts})
         return
     model = load(file, build=builder(context))
     manifest = describe(file)
