@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnsplitter.errors import StorageError
+from cnnsplitter.folder_lock import held
 from cnnsplitter.results import read_json, write_json
 from cnnsplitter.run_folder import claim_folder, file_name, find_runs
 
@@ -193,6 +194,34 @@ class TestFindRuns:
         assert ("odd" in found) == (name != "recipe.json")
         assert found["begun"].figures == {}
         assert all(run.figures.get("patches", {}) == {} for run in [found.get("odd")] if run)
+
+    def test_splits_are_listed_too(self, tmp_path: Path) -> None:
+        event = '{"stage": "search", "done": 1, "total": 3}\n'
+        texts = {
+            "done/report.json": json.dumps({"title": "Split of m", "recipe": {"seed": 4}}),
+            "done/events.jsonl": event,
+            "task/subtask.json": "{}",
+            "task/events.jsonl": event,
+            "begun/events.jsonl": event,
+            "foreign/events.jsonl": "GET / 200\n",
+        }
+        for name, text in texts.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(text)
+        with held(tmp_path / "begun"):
+            running = {run.folder.name: run for run in find_runs(tmp_path)}["begun"]
+        assert running.state == f"running ({os.getpid()}), search 1/3"
+        found = {run.folder.name: (run.title, run.seed, run.state) for run in find_runs(tmp_path)}
+        assert found == {
+            "done": ("Split of m", 4, "finished"),
+            "task": ("Sub-task", None, "finished"),
+            "begun": ("Split", None, "search 1/3"),
+        }
+
+    @pytest.mark.parametrize("content", [b"", b"x", b"0", b"-1", b"9" * 30, b"4194305", b"\xff"])
+    def test_locks_of_nobody_are_passed_over(self, folder: Path, content: bytes) -> None:
+        (folder / "begun" / ".lock").write_bytes(content)
+        assert {run.title: run.state for run in find_runs(folder)}["c"] == "begun"
 
     def test_a_time_of_no_calendar_is_the_latest(self, folder: Path) -> None:
         os.utime(folder / "begun", (2**38, 2**38))

@@ -31,6 +31,22 @@ def held(folder: Path) -> Iterator[None]:
         yield
 
 
+def holder_of(folder: Path) -> int | None:
+    """Return the id of the living process of this machine that holds a folder, None without one."""
+    path = folder / LOCK
+    if fcntl is None or path.is_symlink() or not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            process = int(file.read(20))
+        os.kill(process, 0)
+    except PermissionError:
+        return process
+    except (OSError, ValueError, OverflowError):
+        return None
+    return process if process > 0 else None
+
+
 @contextmanager
 def held_file(path: Path) -> Iterator[None]:
     """Keep other processes from making the same file for the block; others in its folder may go on.

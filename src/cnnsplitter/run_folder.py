@@ -13,12 +13,13 @@ from pydantic import BaseModel, ValidationError
 
 from cnnsplitter.errors import StorageError
 from cnnsplitter.files import is_temporary
-from cnnsplitter.folder_lock import LOCK
+from cnnsplitter.folder_lock import LOCK, holder_of
 from cnnsplitter.reading import parse_json, read_end
 from cnnsplitter.results import read_json, write_json
 
 M = TypeVar("M", bound=BaseModel)
-RECIPE = "recipe.json"
+RECIPE, EVENTS = "recipe.json", "events.jsonl"
+_SUBTASK = "subtask.json"
 _LONGEST_NAME = 200
 """Letters of a file name without what comes before and after; file systems take 255."""
 _LATEST = datetime.max.replace(tzinfo=UTC).timestamp() - 2 * 24 * 3600
@@ -81,27 +82,28 @@ def claim_folder(
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A run in its folder.
+    """A run or a split in its folder.
 
     Attributes:
         folder: The folder.
-        title: Of its recipe.
-        seed: Of its recipe.
-        state: ``"finished"``, or the last stage that it told of, such as ``"search 3/20"``.
+        title: Of its recipe, or what it is.
+        seed: Of its recipe; None where nothing tells it yet.
+        state: ``"finished"``, or the last stage that it told of, such as ``"search 3/20"``, with
+            the process if it is running.
         when: When it last wrote something.
         figures: Of a finished run: accuracies and, per patched class, F1 before and after.
     """
 
     folder: Path
     title: str
-    seed: int
+    seed: int | None
     state: str
     when: datetime
     figures: Mapping[str, Any]
 
 
 def find_runs(folder: Path) -> list[FoundRun]:
-    """Return the runs in a folder and in folders inside it, the latest first.
+    """Return the runs and splits in a folder and in folders inside it, the latest first.
 
     Files that are no run's, or broken, are passed over.
 
@@ -110,7 +112,8 @@ def find_runs(folder: Path) -> list[FoundRun]:
     """
     if not folder.is_dir():
         raise StorageError(f"{folder}: no such folder; name the one that holds your runs")
-    found = (_found(path.parent) for path in folder.rglob(RECIPE))
+    folders = {path.parent for name in (RECIPE, EVENTS) for path in folder.rglob(name)}
+    found = map(_found, folders)
     return sorted((run for run in found if run), key=lambda run: run.when, reverse=True)
 
 
@@ -118,6 +121,15 @@ class _Recipe(BaseModel):
     title: str
     seed: int
     patch: dict[str, Any]
+
+
+class _Seed(BaseModel):
+    seed: int | None = None
+
+
+class _SplitReport(BaseModel):
+    title: str
+    recipe: _Seed
 
 
 class _Patched(BaseModel):
@@ -138,21 +150,37 @@ class _Event(BaseModel):
 
 
 def _found(folder: Path) -> FoundRun | None:
-    recipe = _as(_Recipe, _read(folder / RECIPE))
-    if recipe is None:
+    report, stage = _read(folder / "report.json"), _last_stage(folder)
+    named = _named(folder, report, stage)
+    if named is None:
         return None
-    report = _read(folder / "report.json")
-    state = "finished" if isinstance(report, dict) else _last_stage(folder)
+    is_finished = isinstance(report, dict) or (folder / _SUBTASK).is_file()
+    process = holder_of(folder)
+    state = "finished" if is_finished else stage or "begun"
+    if process is not None:
+        state = f"running ({process}), {stage or 'begun'}"
     # modules/ changes when class modules are written, the folder itself with its own files
     seconds = max(path.lstat().st_mtime for path in (folder, *folder.iterdir()))
     when = datetime.fromtimestamp(min(max(seconds, 0), _LATEST), UTC)
     figures = _figures(report) if isinstance(report, dict) else {}
-    return FoundRun(folder, recipe.title, recipe.seed, state, when, figures)
+    return FoundRun(folder, *named, state, when, figures)
+
+
+def _named(folder: Path, report: Any, stage: str) -> tuple[str, int | None] | None:
+    """Return title and seed of what lies in a folder; None if it is nothing of ours."""
+    if (folder / RECIPE).exists():
+        recipe = _as(_Recipe, _read(folder / RECIPE))
+        return None if recipe is None else (recipe.title, recipe.seed)
+    if found := _as(_SplitReport, report):
+        return found.title, found.recipe.seed
+    if (folder / _SUBTASK).is_file():
+        return "Sub-task", None
+    return ("Split", None) if stage else None
 
 
 def _last_stage(folder: Path) -> str:
     try:
-        lines = read_end(folder / "events.jsonl", most=_LAST_EVENTS).splitlines()
+        lines = read_end(folder / EVENTS, most=_LAST_EVENTS).splitlines()
     except OSError:
         lines = []
     for line in reversed(lines):
@@ -160,7 +188,7 @@ def _last_stage(folder: Path) -> str:
             event = _as(_Event, parse_json(line))
             if event:
                 return f"{event.stage} {event.done}/{event.total}"
-    return "begun"
+    return ""
 
 
 def _figures(report: Mapping[str, Any]) -> dict[str, Any]:
