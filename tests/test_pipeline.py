@@ -13,13 +13,14 @@ import torch
 import cnnsplitter.cost
 import cnnsplitter.data.named
 import cnnsplitter.figures
+import cnnsplitter.pipeline
 from cnnsplitter.calibration import METHODS
 from cnnsplitter.class_modules import ClassModule, ComposedModel
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.errors import DataError, ModelError, SettingsError, StorageError
 from cnnsplitter.evaluation import compare, evaluate
 from cnnsplitter.patches.cost import measure_patch_cost
-from cnnsplitter.patches.patching import PatchedModel
+from cnnsplitter.patches.patching import PatchedModel, patch
 from cnnsplitter.pipeline import Run, save_modules
 from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.recipes import Recipe
@@ -100,6 +101,12 @@ def check_report(report: dict[str, Any], run: Run) -> None:
     assert row["macs_patched"] > row["macs_weak"] > 0
     kept = next(m["kept_kernels"] for m in report["modules"] if m["class"] == target)
     assert row["kept_kernels"] == pytest.approx(kept)
+    of_strong, of_weak = report["data"]
+    assert of_strong["test"] == len(test)
+    assert of_weak["source"] == run.data.source(target)
+    assert of_weak["calibration"] == len(run.weak_data(target).calibration)
+    assert report["start_ratios"].keys() == set(report["layers"])
+    assert all(step["kept_macs"] is not None for step in report["history"])
     assert read_json(folder / "report.json") == report
     assert read_json(folder / "results.json")["rows"] == report["patches"]
     assert not list(folder.glob("*.checkpoint"))
@@ -107,9 +114,19 @@ def check_report(report: dict[str, Any], run: Run) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_published_configurations(name: str, places: dict[str, str], tmp_path: Path) -> None:
+def test_published_configurations(
+    name: str, places: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = []
+
+    def counted(*parts: Any, **settings: Any) -> PatchedModel:
+        fitted.append(parts)
+        return patch(*parts, **settings)
+
+    monkeypatch.setattr(cnnsplitter.pipeline, "patch", counted)
     run = Run(toy(name), tmp_path / "run", places)
     report = finish(run)
+    assert len(fitted) == 1
     check_report(report, run)
     assert not (tmp_path / "run" / "sensitivity.json").exists()  # the presets list their ratios
     module = "3" if "svhn" in name else "bird"
