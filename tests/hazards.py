@@ -51,15 +51,20 @@ class Hazard:
         if os.getpid() != self.home:
             if self.raises is not None:
                 raise self.raises
-            for file in self.kills:
-                if file.exists():
-                    file.unlink()
-                    os.kill(os.getpid(), signal.SIGKILL)
-            for file in self.starves:
-                if file.exists():
-                    file.unlink()
-                    starve(file.name)
+            for _ in filter(_taken, self.kills):
+                os.kill(os.getpid(), signal.SIGKILL)
+            for file in filter(_taken, self.starves):
+                starve(file.name)
         return self.tensor[rows]
+
+
+def _taken(file: Path) -> bool:
+    """Remove a file; return whether this process, and no other, has done so."""
+    try:
+        file.unlink()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 class Fatal(Hazard):
