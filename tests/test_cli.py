@@ -24,6 +24,8 @@ COMMANDS = (
     *("sensitivity", "split", "compose", "diagnose", "patch", "unpatch"),
     *("export", "bundle", "push", "pull", "zoo"),
 )
+AT_WORK = {"demo", "run", "doctor", "adopt"}
+"""Commands that take long, beside all that open images."""
 
 
 def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -67,6 +69,12 @@ class TestHelp:
         options = [line for line in outcome.out.splitlines() if line.startswith("  --")]
         texts = [line.strip().split("  ", 1) for line in options]
         assert all(len(text) == 2 or "<" in text[0] for text in texts)
+
+    def test_what_takes_long_can_be_quiet_and_verbose(self) -> None:
+        shown = {command: succeed(command, "--help").out for command in COMMANDS}
+        long = {name for name, text in shown.items() if "--data" in text or name in AT_WORK}
+        assert long == {name for name, text in shown.items() if "--quiet" in text}
+        assert long == {name for name, text in shown.items() if "--verbose" in text}
 
     def test_no_arguments_is_help(self) -> None:
         outcome = call()

@@ -20,6 +20,7 @@ from cnnsplitter.commands.options import (
     Seed,
     Settings,
     Size,
+    Verbose,
     builder,
     details,
     load_model,
@@ -70,6 +71,7 @@ def compose(
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Put class modules together, as one model."""
     require_free(out, force)
@@ -82,7 +84,7 @@ def compose(
     from cnnsplitter.evaluation import evaluate
     from cnnsplitter.storage.saving import save
 
-    terminal = Terminal(json, quiet)
+    terminal = Terminal(json, quiet, verbose=verbose)
     parts, composed = _composed(context, modules)
     result: dict[str, Any] = {"file": str(out), "classes": composed.classes}
     kept = details(seed=seed, data=data, calibration=calibration)

@@ -18,6 +18,7 @@ from cnnsplitter.commands.options import (
     Seed,
     Settings,
     Size,
+    Verbose,
     builder,
     open_fitting_data,
 )
@@ -59,6 +60,7 @@ def diagnose(
     settings: Settings = None,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Show what a weak model is poor at, and which patches help.
 
@@ -67,7 +69,7 @@ def diagnose(
     """
     from cnnsplitter.patches.diagnosis import diagnose as examine
 
-    terminal = Terminal(json, quiet)
+    terminal = Terminal(json, quiet, verbose=verbose)
     build = builder(context)
     model = load_weak(weak, build)
     parts, skipped = gather_modules(modules or (), build)

@@ -31,6 +31,7 @@ from cnnsplitter.commands.options import (
     Settings,
     Size,
     UnitsName,
+    Verbose,
     builder,
     load_model,
     open_data,
@@ -80,6 +81,7 @@ def doctor(
     settings: Settings = None,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Tell before any search what can be selected. And is it exact, and how long will it take?"""
     from cnnsplitter.doctor import SEARCH_IMAGES, examine
@@ -91,7 +93,7 @@ def doctor(
     sizes = {"population": population, "generations": generations}
     search = SearchSettings(name="genetic").adapted(**sizes).search
     assert isinstance(search, GeneticSearch)
-    terminal = Terminal(json, quiet)
+    terminal = Terminal(json, quiet, verbose=verbose)
     with terminal:
         images = open_data(context, terminal) if data else None
         model = _subject(context, images)

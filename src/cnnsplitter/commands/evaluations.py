@@ -19,6 +19,7 @@ from cnnsplitter.commands.options import (
     Seed,
     Settings,
     Size,
+    Verbose,
     builder,
     load_model,
     open_fitting_data,
@@ -62,12 +63,13 @@ def evaluate(
     settings: Settings = None,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Evaluate a model on the test images, or compare two models."""
     from cnnsplitter.evaluation import compare
     from cnnsplitter.evaluation import evaluate as measure
 
-    terminal = Terminal(json, quiet)
+    terminal = Terminal(json, quiet, verbose=verbose)
     files = {"model": file} if before is None else {"before": before, "after": file}
     build = builder(context)
     models = {name: _load_whole(path, build) for name, path in files.items()}

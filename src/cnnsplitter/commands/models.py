@@ -175,6 +175,7 @@ def adopt(
     force: Force = False,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Wrap weights trained elsewhere in a file of this package.
 
@@ -188,7 +189,7 @@ def adopt(
     if weights is None and not is_factory(model):
         raise SettingsError(f"model {model!r} has no weights of its own; name a file of weights")
     arguments = parsed_arguments(model_arguments)
-    terminal = Terminal(json, quiet)
+    terminal = Terminal(json, quiet, verbose=verbose)
     with terminal:
         images = _adopted_images(context, classes, terminal)
         names, shape = described_input(images, classes, input_shape)

@@ -214,7 +214,7 @@ def runs(
     folder: Annotated[Path, typer.Argument(help="Folder that holds runs.")] = Path("runs"),
     json: Json = False,
 ) -> None:
-    """List the runs and splits in a folder, the latest first, finished or not."""
+    """List the runs and splits in a folder, the latest first."""
     from cnnsplitter.run_folder import find_runs
 
     found, terminal = find_runs(folder), Terminal(json)

@@ -2,9 +2,10 @@
 
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from cnnsplitter.interrupts import held_interrupts
 
 
 @contextmanager
@@ -14,19 +15,8 @@ def delaying_interrupts() -> Iterator[None]:
     Ctrl-C reaches all processes of a terminal. One that has just begun would die of it with a
     traceback; a start that is broken off could leave it behind.
     """
-    if threading.current_thread() is not threading.main_thread():
-        with _blocked():
-            yield
-        return
-    caught: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
-    try:
-        with _blocked():
-            yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        if caught:
-            signal.raise_signal(signal.SIGINT)
+    with held_interrupts(), _blocked():
+        yield
 
 
 @contextmanager
