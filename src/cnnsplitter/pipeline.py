@@ -261,7 +261,7 @@ class Run:
         }
         return PatchFacts(
             figures,
-            gather_evidence(weak, patched, target, data.test),
+            gather_evidence(patched, target, data.test),
             cost.rows(),
             data_row(f"weak model, {target}", self.data.source(target), data),
         )

@@ -45,6 +45,22 @@ class TestPatch:
         outcome = succeed("patch", weak, "--with", odd, *data, *out, "--force-patch")
         assert outcome.json["targets"] == ["cat"]
 
+    def test_a_page_tells_the_evidence(self, shop: Shop, tmp_path: Path) -> None:
+        parts = ("--with", shop / "modules/cat.safetensors", "--force-patch")
+        page, out = tmp_path / "p.html", tmp_path / "p.safetensors"
+        options = ("--data", shop / "data.npz", "--report", page, "--out", out, "--json")
+        (row,) = succeed("patch", shop / "weak.safetensors", *parts, *options).json["rows"]
+        text = page.read_text()
+        assert "<h1>Patch of weak.safetensors</h1>" in text
+        assert f"{100 * row['f1_before']:.1f}" in text
+        assert "What the patch of cat changed" in text
+        assert "held-out calibration images the patch is" in text
+        assert "Class modules" not in text
+        again = call("patch", shop / "weak.safetensors", *parts, *options)
+        assert again.code == 2
+        assert "exists already" in again.err
+        assert succeed("patch", shop / "weak.safetensors", *parts, *options, "--force").out
+
     def test_text_is_the_table_of_before_and_after(self, shop: Shop, tmp_path: Path) -> None:
         outcome = succeed(
             *("patch", shop / "weak.safetensors", "--data", shop / "data.npz", "--latency"),

@@ -44,7 +44,7 @@ def case() -> Case:
         Splits(*(pixels(90, seed) for seed in range(1, 5))),
         calibration="min-max",
     )
-    return weak, patched, gather_evidence(weak, patched, "cat", DATA)
+    return weak, patched, gather_evidence(patched, "cat", DATA)
 
 
 def test_confusions_and_flips_are_those_of_the_comparison(case: Case) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 import cnnsplitter.figures
 from cnnsplitter.errors import StorageError
@@ -156,6 +157,27 @@ def test_a_split_is_told_without_weak_models() -> None:
     assert page.count("<li>") == 2
     assert 'data-tab="Patch"' not in page
     assert 'data-tab="Class modules"' in page
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_patch_alone_is_told_without_class_modules() -> None:
+    whole = facts()
+    about_modules = ("classes", "layers", "kept", "modules", "overlap", "history")
+    dropped: dict[str, Any] = {name: [] for name in about_modules}
+    dropped |= {"sensitivity": None, "start_ratios": {}}
+    unknown = {"strong_accuracy": None, "composed_accuracy": None}
+    alone = Report.model_validate({**whole.model_dump(), **dropped, **unknown})
+    text = render({"patch": alone})
+    assert "Weak model" in text
+    assert "What the patch of" in text
+    assert "Strong model" not in text
+    assert 'data-tab="Class modules"' not in text
+    both = render({"run": whole, "patch": alone})
+    assert both.count('data-tab="Class modules"') == 1
+    wrong: list[dict[str, Any]] = [{"patches": [], "evidence": []}, {"classes": ["cat"]}]
+    for changes in wrong:
+        with pytest.raises(ValidationError):
+            Report.model_validate({**alone.model_dump(), **changes})
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -98,6 +98,10 @@ Baselines = Annotated[
         "--baselines", help="Compare with retraining on the same images and, with --strong, more."
     ),
 ]
+ReportPage = Annotated[
+    Path | None,
+    typer.Option("--report", help="HTML page to write with the evidence, for a browser."),
+]
 Strong = Annotated[
     Path | None,
     typer.Option(help="The strong model, for the baselines: whole, and cut at random."),
@@ -129,6 +133,7 @@ def patch(
     baselines: Baselines = False,
     strong: Strong = None,
     latency: Latency = False,
+    report: ReportPage = None,
     size: Size = None,
     channels: Channels = None,
     root: Root = None,
@@ -147,7 +152,8 @@ def patch(
     A patch is kept only if held-out calibration images say that it helps; where none does,
     nothing is written and the exit code is 3.
     """
-    require_free(out, force)
+    for path in (out, *([report] if report else [])):
+        require_free(path, force)
     from cnnsplitter.patches.fitting import Fitting
 
     terminal, build = Terminal(json, quiet, verbose=verbose), builder(context)
@@ -166,6 +172,8 @@ def patch(
     with terminal:
         attached = _attach(model, kept, images, fitting, latency)
         _save(context, attached, guard)
+        if report:
+            _write_report(context, attached, guard, fitting)
         rows = rivals.rows(model, attached.model, attached.images, fitting) if rivals else []
     _tell(attached, out, {"patched": list(kept), "guard": guard, "baselines": rows}, terminal)
 
@@ -191,6 +199,28 @@ def _save(context: typer.Context, attached: "_Attached", guard: dict[str, Any]) 
     known = {name: options[name] for name in ("seed", "data")}
     made = details(**known, weak=options["weak"].name, guard=guard, **attached.details())
     save(attached.model, options["out"], details=made, overwrite=options["force"])
+
+
+def _write_report(
+    context: typer.Context, attached: "_Attached", guard: dict[str, Any], fitting: "Fitting"
+) -> None:
+    from cnnsplitter.report import report_patches
+    from cnnsplitter.report.page import write_page
+
+    options, shares = context.params, attached.cost.run_share
+    shown = {True: "kept", False: "not kept"}
+    rows = [
+        {
+            **row,
+            "guard": shown[guard[str(row["target"])]["kept"]],
+            "run_share": shares[str(row["target"])],
+        }
+        for row in attached.comparison.rows()
+    ]
+    told = {name: options[name] for name in ("seed", "data")} | vars(fitting)
+    settings = {"weak": options["weak"].name, "patches": options["modules"], **told}
+    found = report_patches(attached.model, attached.images, rows, attached.cost.rows(), settings)
+    write_page(options["report"], {found.title: found})
 
 
 def _tell(attached: "_Attached", out: Path, found: dict[str, Any], terminal: Terminal) -> None:

@@ -7,6 +7,7 @@ from cnnsplitter.report.gathering import (
     data_row,
     made_by,
     model_costs,
+    report_patches,
     report_split,
     split_facts,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "made_by",
     "model_costs",
     "read_report",
+    "report_patches",
     "report_split",
     "split_facts",
 ]

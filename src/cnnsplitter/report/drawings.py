@@ -99,7 +99,7 @@ def front_of_runs(runs: Mapping[str, Report]) -> Drawing | None:
     points = {
         name: (share, report.composed_accuracy)
         for name, (share, report) in told.items()
-        if share is not None
+        if share is not None and report.composed_accuracy is not None
     }
     if not points:
         return None

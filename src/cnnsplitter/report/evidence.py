@@ -10,7 +10,6 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor
 
-from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
 from cnnsplitter.evaluation import Comparison, compare
 from cnnsplitter.inference import predict
@@ -101,14 +100,13 @@ def require_table(name: str, rows: Sequence[Sequence[float]], height: int, width
         raise ValueError(f"{name}: must have {height} rows of {width} values")
 
 
-def gather_evidence(
-    weak: Classifier, patched: PatchedModel, target: str, data: ImageSet
-) -> Evidence:
+def gather_evidence(patched: PatchedModel, target: str, data: ImageSet) -> Evidence:
     """Compare weak and patched model on test images; errors as for ``evaluation.compare``."""
+    weak = patched.unpatched()
     comparison = compare(weak, patched, data, [target])
     column = comparison.before.index(target)
     is_target = comparison.labels == column
-    before = predict(weak, data).softmax(dim=1)[:, column]
+    before = predict(weak, data)[:, column]
     after = predict(patched, data)[:, column].clamp(0, 1)
     won, lost = comparison.wrong_to_right, comparison.right_to_wrong
     return Evidence(

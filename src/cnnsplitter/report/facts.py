@@ -44,7 +44,7 @@ def returned_step(history: Sequence[Step]) -> int:
 
 
 class Report(BaseModel):
-    """What a run found.
+    """What a run found; of a patch alone, what is told of class modules is empty.
 
     Attributes:
         title: Of the recipe.
@@ -77,15 +77,15 @@ class Report(BaseModel):
     strong_model: str = ""
     weak_model: str = ""
     data: list[Row] = Field(default_factory=list)
-    strong_accuracy: float
-    composed_accuracy: float
-    classes: list[str]
-    layers: list[str]
-    kept: list[list[float]]
-    modules: list[Row]
-    overlap: list[list[float]]
-    history: list[Step]
-    sensitivity: dict[str, Any] | None
+    strong_accuracy: float | None = None
+    composed_accuracy: float | None = None
+    classes: list[str] = Field(default_factory=list)
+    layers: list[str] = Field(default_factory=list)
+    kept: list[list[float]] = Field(default_factory=list)
+    modules: list[Row] = Field(default_factory=list)
+    overlap: list[list[float]] = Field(default_factory=list)
+    history: list[Step] = Field(default_factory=list)
+    sensitivity: dict[str, Any] | None = None
     start_ratios: dict[str, list[float]] = Field(default_factory=dict)
     patches: list[Row]
     evidence: list[Evidence]
@@ -100,8 +100,10 @@ class Report(BaseModel):
     def _fits(self) -> Self:
         require_table("kept", self.kept, len(self.classes), len(self.layers))
         require_table("overlap", self.overlap, len(self.classes), len(self.classes))
-        if not self.classes or not self.layers:
-            raise ValueError("classes and layers: there are none")
+        if not (self.layers if self.classes else self.patches):
+            raise ValueError("neither class modules with their layers nor patches")
+        if self.classes and None in (self.strong_accuracy, self.composed_accuracy):
+            raise ValueError("strong_accuracy and composed_accuracy: one is missing")
         for row in self.patches:
             wanted = [f"{name}_{when}" for name in FIGURES for when in ("before", "after")]
             if (

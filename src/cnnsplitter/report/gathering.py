@@ -10,7 +10,8 @@ from cnnsplitter.classifier import Classifier
 from cnnsplitter.cost import measure_cost
 from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.patches.cost import timed_images
-from cnnsplitter.report.evidence import Evidence
+from cnnsplitter.patches.patching import PatchedModel
+from cnnsplitter.report.evidence import Evidence, gather_evidence
 from cnnsplitter.report.facts import Report, Step
 from cnnsplitter.results import Row, command_line, machine, versions
 from cnnsplitter.search import GeneticSearch, Search, SearchResult
@@ -106,6 +107,35 @@ def report_split(
         costs=model_costs({"strong": strong, "composed": compose(found)}, data.test),
         recipe={name: settings[name] for name in settings if name not in ("search", "versions")},
         search={**settings["search"], "compensated": "compensated" in stages},
+        **made_by(),
+    )
+
+
+def report_patches(
+    patched: PatchedModel,
+    data: Splits,
+    figures: Sequence[Row],
+    costs: Sequence[Row],
+    settings: Mapping[str, Any],
+) -> Report:
+    """Return the report of patches that are no part of a recipe's run.
+
+    Args:
+        patched: The patched model.
+        data: Its images.
+        figures: One row per patch, see ``Report.patches``.
+        costs: One row per model.
+        settings: ``weak``, the name of its file; ``data``, the images' source; and the rest.
+    """
+    targets, architecture = [str(row["target"]) for row in figures], patched.weak.architecture
+    return Report(
+        title=f"Patch of {settings['weak']}",
+        weak_model=architecture.name if architecture else type(patched.weak.net).__name__,
+        data=[data_row(f"weak model, {name}", settings["data"], data) for name in targets],
+        patches=list(figures),
+        evidence=[gather_evidence(patched, name, data.test) for name in targets],
+        costs=list(costs),
+        recipe=dict(settings),
         **made_by(),
     )
 

@@ -37,7 +37,7 @@ def render(runs: Mapping[str, Report]) -> str:
         runs: The facts of each run by its name, such as its folder.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"percent": percent, "points": _points, "number": _number}
+    environment.filters |= {"percent": _percent, "points": _points, "number": _number}
     source = files("cnnsplitter.report").joinpath("page.html").read_text()
     stories = [_story(i, name, report) for i, (name, report) in enumerate(runs.items())]
     front = front_of_runs(runs) if len(runs) > 1 else None
@@ -71,12 +71,12 @@ def _story(number: int, name: str, report: Report) -> dict[str, Any]:
         "search_settings": json.dumps(report.search, indent=2),
         "search": _search(report),
         "seed": report.recipe.get("seed", _UNKNOWN),
-        "kept": mean_of(report, "kept_kernels") or 0.0,
+        "kept": mean_of(report, "kept_kernels"),
         "kept_macs": mean_of(report, "kept_macs"),
         "versions": [{"of": name, "version": told} for name, told in report.versions.items()],
         "modules": [_module_row(row) for row in report.modules],
         "costs": [{_COSTS.get(key, key): row[key] for key in row} for row in report.costs],
-        "drawings": list(split_drawings(prefix, report)),
+        "drawings": list(split_drawings(prefix, report)) if report.classes else [],
         "patches": [
             {
                 "row": row,
@@ -128,6 +128,10 @@ def _patch_costs(report: Report, row: Row) -> Iterator[tuple[str, str]]:
         ends = before.get(key), after.get(key)
         known = None not in ends
         yield key, " → ".join(map(_number, ends)) if known else _UNKNOWN
+
+
+def _percent(share: float | None) -> str:
+    return _UNKNOWN if share is None else percent(share)
 
 
 def _points(change: float) -> str:
