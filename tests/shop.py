@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from typer.testing import CliRunner
 
+import cnnsplitter.cost
+import cnnsplitter.figures
 from cnnsplitter.cli import app
 
 CLASSES = ("bird", "cat", "dog", "ship")
@@ -37,6 +40,12 @@ class Shop:
 
     def __truediv__(self, name: str) -> Path:
         return self.folder / name
+
+
+def leave_undrawn(patch: pytest.MonkeyPatch) -> None:
+    """Have reports made without figures, and models timed for a moment only."""
+    patch.setattr(cnnsplitter.figures, "as_svg", lambda *figure: "<svg></svg>")
+    patch.setattr(cnnsplitter.cost, "LATENCY_SECONDS", 0.01)
 
 
 def call(*arguments: object) -> Outcome:

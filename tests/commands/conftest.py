@@ -2,16 +2,13 @@
 
 import pytest
 
-import cnnsplitter.cost
-import cnnsplitter.figures
-from shop import Shop, succeed, write_npz
+from shop import Shop, leave_undrawn, succeed, write_npz
 
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports have no figures, and models are timed for a moment; `test_runs` has whole reports."""
-    monkeypatch.setattr(cnnsplitter.figures, "as_svg", lambda *figure: "<svg></svg>")
-    monkeypatch.setattr(cnnsplitter.cost, "LATENCY_SECONDS", 0.01)
+    leave_undrawn(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,8 @@ def test_golden_files_are_told_apart(name: str, kind: str, key: str, value: obje
     assert found == kind
     assert key in facts
     assert value is None or facts[key] == value
+    if "checkpoint" in kind and "accuracy" in facts.get("last step", {}):
+        assert facts["best accuracy"] >= facts["last step"]["accuracy"]
     outcome = succeed("inspect", path)
     assert outcome.out.startswith(f"{path}: {kind}\n")
     assert succeed("inspect", path, "--json").json == {"kind": kind, **facts}
@@ -91,7 +93,10 @@ def test_long_values_are_counted(tmp_path: Path) -> None:
         ("a.jsonl", "\udcff", "cannot be read"),
         ("a.toml", "=", "is not valid TOML"),
         ("a.html", "<p>", "a.json is not beside it"),
+        ("a.jsonl", '{"stage": "a", "done": NaN, "total": 1}', "holds NaN or infinite numbers"),
+        ("a.toml", "a = inf", "holds NaN or infinite numbers"),
         ("a.checkpoint", "x", "truncated or no safetensors file"),
+        ("photo.png", "\x89PNG", "is nothing that this package writes; inspect shows models"),
     ],
 )
 def test_what_is_not_ours_is_refused(tmp_path: Path, name: str, content: str, told: str) -> None:

@@ -12,7 +12,7 @@ from cnnsplitter.results import read_json
 from cnnsplitter.search import GradientSearch
 from cnnsplitter.storage.saving import describe
 from docpages import Page
-from shop import succeed
+from shop import leave_undrawn, succeed
 
 DATA = os.environ.get("CNNSPLITTER_DATA")
 pytestmark = pytest.mark.skipif(
@@ -47,6 +47,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_text(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        leave_undrawn(patch)
         for call in QUICK_START.calls:
             if call[0] not in LEFT_OUT or "--dry-run" in call:
                 succeed(*call)
@@ -56,6 +57,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _here(walk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(walk)
+    leave_undrawn(monkeypatch)
 
 
 def test_the_walk_ends_with_a_better_model() -> None:

@@ -41,11 +41,14 @@ def ray() -> Iterator[Any]:
 
 def test_a_cluster_that_does_not_answer_is_named() -> None:
     pytest.importorskip("ray", reason="needs the extra ray")
-    with pytest.raises(EngineError, match="no Ray at auto"), RayCluster(1, "auto").spread(scorer()):
+    with (
+        pytest.raises(EngineError, match="no Ray at nowhere"),
+        RayCluster(1, "nowhere").spread(scorer()),
+    ):
         pass
 
 
-@pytest.mark.parametrize("workers", [1, None])  # two are in the next test
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.large), None])
 def test_actors_change_no_bit_and_end_with_the_block(ray: Any, workers: int | None) -> None:
     here = scorer()
     owner, keep = candidates(here)
@@ -77,6 +80,7 @@ def test_an_actor_out_of_memory_is_replaced(ray: Any, tmp_path: Path) -> None:
         assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.large
 def test_work_that_kills_every_actor_is_given_up(ray: Any, tmp_path: Path) -> None:
     here = scorer()
     unsafe = replace(here, data=hazards.deadly(here.data, tmp_path, deaths=50))

@@ -1,5 +1,6 @@
 """What the files and folders are that runs leave beside their models, for ``inspect``."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,6 +36,7 @@ _FOLDERS = (
     ("folder for a model hub", "config.json", "config.json"),
 )
 """What a folder is, by a file that it has; and the file that tells most, where there is one."""
+_TENSORS = (".safetensors", ".checkpoint")
 _STATES = (
     *("genetic search checkpoint", "gradient search checkpoint", "checkpoint of tries"),
     *("training checkpoint", "importance"),
@@ -48,6 +50,11 @@ def is_model(path: Path) -> bool:
 
     if path.is_dir() or path.suffix in _TEXTS:
         return False
+    if path.is_file() and path.suffix not in _TENSORS and not _is_container(path):
+        raise StorageError(
+            f"{path}: is nothing that this package writes; inspect shows models, exports, "
+            "checkpoints, importance, curves, recipes, results, events and the folders they are in"
+        )
     try:
         return read_manifest(path).get("kind") not in _STATES
     except StorageError:
@@ -61,9 +68,18 @@ def inspected(path: Path) -> tuple[str, Facts]:
         StorageError: It is broken, or nothing that this package writes.
         SettingsError: It is no valid TOML.
     """
-    if path.is_dir():
-        return _folder(path)
-    return _TEXTS.get(path.suffix, _tensors)(path)
+    kind, facts = _folder(path) if path.is_dir() else _TEXTS.get(path.suffix, _tensors)(path)
+    try:
+        json.dumps(facts, allow_nan=False)
+    except ValueError as error:
+        raise StorageError(f"{path}: holds NaN or infinite numbers; make it anew") from error
+    return kind, facts
+
+
+def _is_container(path: Path) -> bool:
+    """Return whether a file of any name begins as safetensors do: a length, and then JSON."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
 
 
 def _tensors(path: Path) -> tuple[str, Facts]:
@@ -74,6 +90,9 @@ def _tensors(path: Path) -> tuple[str, Facts]:
     facts = {**manifest, "tensors": {name: str(list(t.shape)) for name, t in tensors.items()}}
     if isinstance(history, list) and history:
         facts |= {"steps done": len(history), "last step": history[-1]}
+        told = [step.get("accuracy") for step in history if isinstance(step, Mapping)]
+        known = [share for share in told if isinstance(share, int | float)]
+        facts |= {"best accuracy": max(known)} if known else {}
     return str(facts.pop("kind", "tensors")), _short(facts)
 
 
