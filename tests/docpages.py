@@ -41,6 +41,11 @@ class Page:
         return [shlex.split(command) for command in self.commands]
 
     @property
+    def mentioned(self) -> list[list[str]]:
+        """The words of each command that stands in a sentence or in a table."""
+        return [shlex.split(text) for text in re.findall(r"`cnnsplitter ([^`]+)`", self.text)]
+
+    @property
     def python(self) -> list[str]:
         """The Python blocks."""
         return self.blocks("python")

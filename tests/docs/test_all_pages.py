@@ -109,7 +109,7 @@ def test_no_reason_is_left_over() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_and_option_exists(page: Page) -> None:
     group: Any = get_command(app)
-    for name, *arguments in page.calls:
+    for name, *arguments in page.calls + page.mentioned:
         command = group if name.startswith("--") else group.commands[name]
         known = {"--help"}
         for parameter in command.params:
