@@ -82,7 +82,8 @@ def test_a_report_with_a_strange_value(folder: Path, place: tuple[Any, ...], jun
         ({"overlap": []}, "overlap: must have 10 rows of 10 values"),
         ({"patches": [{"target": "cat"}]}, "patches: a figure is missing"),
         ({"evidence": []}, "evidence: must tell of each patch"),
-        ({"classes": [], "layers": [], "kept": [], "overlap": []}, "there are none"),
+        ({"classes": [], "layers": [], "kept": [], "overlap": []}, "classes: there are none"),
+        ({"layers": [], "kept": [[]] * 10}, "layers: there are none"),
     ],
 )
 def test_what_does_not_fit_is_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:

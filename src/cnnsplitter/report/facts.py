@@ -100,8 +100,11 @@ class Report(BaseModel):
     def _fits(self) -> Self:
         require_table("kept", self.kept, len(self.classes), len(self.layers))
         require_table("overlap", self.overlap, len(self.classes), len(self.classes))
-        if not (self.layers if self.classes else self.patches):
-            raise ValueError("neither class modules with their layers nor patches")
+        about_modules = self.modules or self.layers or self.history
+        if not self.classes and (about_modules or not self.patches):
+            raise ValueError("classes: there are none")
+        if self.classes and not self.layers:
+            raise ValueError("layers: there are none")
         if self.classes and None in (self.strong_accuracy, self.composed_accuracy):
             raise ValueError("strong_accuracy and composed_accuracy: one is missing")
         for row in self.patches:
