@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.cutting import narrow_copy
@@ -31,6 +32,14 @@ def test_masked_cost_is_that_of_the_cut_network(spec: Spec, share: float) -> Non
 def test_cost_of_this_packages_networks_is_exact(name: str) -> None:
     net, _ = build_model(name, 10, (3, 32, 32), width=0.1)
     require_exact(Classifier(net.eval(), tuple("abcdefghij"), (3, 32, 32)), 0.6)
+
+
+def test_cost_of_transposed_convolutions_is_exact() -> None:
+    net = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 6, 3, stride=2), nn.ReLU()),
+        *(nn.Conv2d(6, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    )
+    require_exact(Classifier(net.eval(), tuple("abcd"), (3, 12, 12)), 0.6)
 
 
 def test_cost_has_a_gradient() -> None:

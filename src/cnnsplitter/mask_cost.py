@@ -13,7 +13,8 @@ from cnnsplitter.classifier import Classifier
 from cnnsplitter.cost import measure_cost
 from cnnsplitter.nets import eval_mode
 
-_NN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *_TRANSPOSED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +46,10 @@ class MaskCost:
         outputs: list[Tensor] = []
         factor: list[float] = []
         for name, count in places.items():
-            weight: Any = strong.net.get_submodule(name).weight
-            for axis, table in ((1, inputs), (0, outputs)):
+            layer = strong.net.get_submodule(name)
+            weight: Any = layer.weight
+            tables = (inputs, outputs) if isinstance(layer, _TRANSPOSED) else (outputs, inputs)
+            for axis, table in enumerate(tables):
                 always = torch.full((weight.shape[axis],), -1)
                 units = axes.get((f"{name}.weight", axis), always)
                 table.append(_per_unit(units, channels.unit_count))
@@ -78,8 +81,9 @@ def _places(strong: Classifier) -> dict[str, int]:
 
     def note(name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         weight: Any = module.weight
-        outputs = weight.shape[0]
-        found[name] = found.get(name, 0) + output[0].numel() // outputs
+        # a transposed convolution applies its weight at the places of its input
+        where = args[0] if isinstance(module, _TRANSPOSED) else output
+        found[name] = found.get(name, 0) + where[0].numel() // weight.shape[0]
 
     with eval_mode(strong.net), torch.no_grad(), _noting(strong.net, note):
         strong.net(strong.example(1))
