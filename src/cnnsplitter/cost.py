@@ -66,6 +66,16 @@ class Cost:
             latency=latency,
         )
 
+    def kept_of(self, whole: "Cost") -> dict[str, int | float]:
+        """Return its kernels, and the shares of ``whole`` that it keeps, for a table."""
+        ratio = self.relative_to(whole)
+        return {
+            "kernels": self.kernels,
+            "kept_kernels": ratio.kernels,
+            "kept_parameters": ratio.parameters,
+            "kept_macs": ratio.multiply_adds,
+        }
+
 
 def measure_cost(
     model: nn.Module,

@@ -30,7 +30,7 @@ from cnnsplitter.report import (
     made_by,
     model_costs,
     read_report,
-    split_facts,
+    search_facts,
 )
 from cnnsplitter.results import Row, read_json, versions, write_json, write_results
 from cnnsplitter.run_data import RunData
@@ -235,7 +235,7 @@ class Run:
             strong_accuracy=evaluate(self.strong, test).accuracy,
             composed_accuracy=evaluate(self.composed, test).accuracy,
             modules=list(self.split.rows(self.strong)),
-            **split_facts(self.split, self.channels, search.search),
+            **search_facts(self.split, self.channels, search.search),
             patches=[found.row for found in patches],
             evidence=[found.evidence for found in patches],
             costs=[*model_costs(models, test), *(row for found in patches for row in found.costs)],

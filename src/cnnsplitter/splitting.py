@@ -106,18 +106,8 @@ class Split(Mapping[str, ClassModule]):
         shared = self.overlap()
         others = (shared.sum(1) - shared.diagonal()) / max(1, len(self) - 1)
         for (name, module), common in zip(self.items(), others.tolist(), strict=True):
-            cost = measure_cost(module, module.input_shape)
-            ratio = cost.relative_to(whole)
-            rows.append(
-                {
-                    "class": name,
-                    "kernels": cost.kernels,
-                    "kept_kernels": ratio.kernels,
-                    "kept_parameters": ratio.parameters,
-                    "kept_macs": ratio.multiply_adds,
-                    "overlap": common,
-                }
-            )
+            kept = measure_cost(module, module.input_shape).kept_of(whole)
+            rows.append({"class": name, **kept, "overlap": common})
         return rows
 
 

@@ -65,3 +65,25 @@ def test_it_is_written_anew_with_force(name: str, shop: Shop, tmp_path: Path) ->
     (tmp_path / name).write_text("old")
     succeed(*split(shop, *quick, "--force"))
     assert (tmp_path / name).read_text() != "old"
+
+
+def test_a_sub_task_has_one_network_and_is_held_against_other_ways(
+    shop: Shop, tmp_path: Path
+) -> None:
+    ways = ("--subtask", "cat,dog", "--population", 4, "--generations", 2, "--seed", 5)
+    succeed(*split(shop, *ways, "--search-images", 20, "--out", tmp_path / "task"))
+    result = json.loads((tmp_path / "task" / "subtask.json").read_text())
+    report = read_report(tmp_path / "task" / "report.json")
+    assert report.subtask == ["cat", "dog"]
+    assert report.classes == ["cat+dog"]
+    assert report.ways == result["models"]
+    assert [row["model"] for row in report.ways] == ["strong model", "sub-task", "class modules"]
+    assert report.composed_accuracy == report.ways[1]["accuracy"]
+    assert report.modules[0]["kept_macs"] == report.ways[1]["kept_macs"]
+    assert report.sensitivity is not None
+    assert report.recipe["seed"] == 5
+    page = (tmp_path / "task" / "report.html").read_text()
+    assert "One network for 2 classes" in page
+    assert "Overlap between class modules" not in page
+    succeed("report", tmp_path / "task", shop / "modules", "--out", tmp_path / "both.html")
+    assert "composed or sub-task" in (tmp_path / "both.html").read_text()

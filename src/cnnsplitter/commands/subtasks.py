@@ -25,6 +25,7 @@ from cnnsplitter.terminal import Terminal
 if TYPE_CHECKING:
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.data import Splits
+    from cnnsplitter.report import Report
     from cnnsplitter.splitting import Split
     from cnnsplitter.subtasks.networks import Subtask
     from cnnsplitter.subtasks.searching import FoundSubtask, Row
@@ -37,6 +38,7 @@ def split_subtask(context: typer.Context) -> None:
     options = context.params
     file = _file(context)
     from cnnsplitter.classifier import Classifier
+    from cnnsplitter.report import report_subtask
 
     ways = _ways(context)
     terminal = Terminal(options["json"], options["quiet"], verbose=options["verbose"])
@@ -51,7 +53,8 @@ def split_subtask(context: typer.Context) -> None:
         model, stages = _tuned(context, found, images, terminal)
     rows = found.rows(images.test, modules, model if stages else None)
     known = {"strong_weights": found.strong_weights, "search": described(context, ways["search"])}
-    _save(context, model, file, rows, stages, known)
+    kept = _save(context, model, file, rows, stages, known)
+    told = report_subtask(found, model, images, ways["search"], rows, kept)
     result: dict[str, Any] = {
         "file": str(file),
         "classes": list(classes),
@@ -60,7 +63,7 @@ def split_subtask(context: typer.Context) -> None:
         "models": rows,
         **({"tuning": stages} if stages else {}),
     }
-    _finish(options["out"], result, terminal)
+    _finish(options["out"], result, told, terminal)
 
 
 def dry_subtask(context: typer.Context, terminal: Terminal) -> None:
@@ -155,7 +158,8 @@ def _save(
     rows: "list[Row]",
     stages: Stages,
     known: dict[str, Any],
-) -> None:
+) -> dict[str, Any]:
+    """Write the network, and return what its file tells of how it was made."""
     from cnnsplitter.storage.saving import save
 
     options = context.params
@@ -167,19 +171,22 @@ def _save(
         tuning=stages or None,
     )
     save(model, file, details=kept, overwrite=True)
+    return kept
 
 
-def _finish(out: Path, result: dict[str, Any], terminal: Terminal) -> None:
+def _finish(out: Path, result: dict[str, Any], told: "Report", terminal: Terminal) -> None:
     """Write and show the result; the checkpoints have served."""
+    from cnnsplitter.report.page import write_report
     from cnnsplitter.results import write_json
 
+    write_report(out, told)
     write_json(out / "subtask.json", result)
     for name in _CHECKPOINTS:
         (out / name).unlink(missing_ok=True)
     terminal.table("Test images of the sub-task, and multiply-adds per image", result["models"])
     if "tuning" in result:
         show_tuning(result["tuning"], terminal)
-    terminal.line(f"Written to {result['file']}")
+    terminal.line(f"Written to {result['file']}; to look at: {out / 'report.html'}")
     terminal.result(result)
 
 

@@ -119,16 +119,21 @@ def layer_ratios(
 
 
 @styled
-def search_progress(history: Sequence[Measured]) -> Figure:
-    """Draw accuracy, overlap and kept share of the best ensemble against the step of the search."""
-    figure, places = grid(1, 3, 8, 2.4)
-    values = {
-        "accuracy of the composed model": [step.accuracy for step in history],
-        "overlap of the class modules": [1 - step.difference for step in history],
-        "kernels kept": [step.kept for step in history],
-    }
-    whole = [step for step in history if not step.early] or history
-    returned = history.index(max(whole, key=lambda step: step.measure))
+def search_progress(history: Sequence[Measured], *, of_one: bool = False) -> Figure:
+    """Draw accuracy, overlap and kept share of the best ensemble against the step of the search.
+
+    Args:
+        history: The steps.
+        of_one: One network is searched, that of a sub-task, and so there is no overlap.
+    """
+    whole = "accuracy" if of_one else "accuracy of the composed model"
+    values = {whole: [step.accuracy for step in history]}
+    if not of_one:
+        values["overlap of the class modules"] = [1 - step.difference for step in history]
+    values["kernels kept"] = [step.kept for step in history]
+    figure, places = grid(1, len(values), 8, 2.4)
+    comparable = [step for step in history if not step.early] or history
+    returned = history.index(max(comparable, key=lambda step: step.measure))
     steps = [step.index for step in history]
     for place, (title, curve) in zip(places, values.items(), strict=True):
         place.plot(steps, curve, color=AFTER)

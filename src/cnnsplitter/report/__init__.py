@@ -8,9 +8,8 @@ from cnnsplitter.report.gathering import (
     made_by,
     model_costs,
     report_patches,
-    report_split,
-    split_facts,
 )
+from cnnsplitter.report.splits import report_split, report_subtask, search_facts
 
 __all__ = [
     "Evidence",
@@ -25,5 +24,6 @@ __all__ = [
     "read_report",
     "report_patches",
     "report_split",
-    "split_facts",
+    "report_subtask",
+    "search_facts",
 ]

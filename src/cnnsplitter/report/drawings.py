@@ -11,11 +11,12 @@ from cnnsplitter import figures
 from cnnsplitter.errors import StorageError
 from cnnsplitter.report import numbers
 from cnnsplitter.report.evidence import Evidence
-from cnnsplitter.report.facts import Report, Step, returned_step
+from cnnsplitter.report.facts import Report, returned_step
 from cnnsplitter.report.numbers import Numbers
 from cnnsplitter.sensitivity import Sensitivity
 
 MACS = "multiply-adds kept"
+_SPAN = "From the least to the most that a class module keeps of a layer; dot: the mean."
 _NAMED = 12
 """Of more points, none is named: the names would hide each other."""
 
@@ -44,28 +45,31 @@ def split_drawings(prefix: str, report: Report) -> Iterator[Drawing]:
         prefix: Makes the names of several runs' figures in one page differ.
         report: The facts.
     """
+    of_one = bool(report.subtask)
+    each, best = _words(report)
     yield _drawing(
-        f"{prefix}: kernels that each class module keeps",
+        f"{prefix}: kernels that {each} keeps",
         "Share of the strong model's kernels, in per cent, by class and layer.",
         figures.kept_kernels(report.kept, report.classes, report.layers),
         numbers.of_matrix(
             "layer", report.layers, report.classes, list(zip(*report.kept, strict=True))
         ),
     )
-    yield _drawing(
-        f"{prefix}: overlap between class modules",
-        "Jaccard index of the kernels kept, in per cent: 100 means the same kernels.",
-        figures.overlap_map(report.overlap, report.classes),
-        numbers.of_overlap(report.classes, report.overlap),
-    )
+    if not of_one:
+        yield _drawing(
+            f"{prefix}: overlap between class modules",
+            "Jaccard index of the kernels kept, in per cent: 100 means the same kernels.",
+            figures.overlap_map(report.overlap, report.classes),
+            numbers.of_overlap(report.classes, report.overlap),
+        )
     if report.history:
         yield _drawing(
             f"{prefix}: progress of the search",
-            "Each step's best set of class modules, on the search images.",
-            figures.search_progress(report.history),
-            numbers.of_steps(report.history),
+            f"Each step's best {best}, on the search images.",
+            figures.search_progress(report.history, of_one=of_one),
+            numbers.of_steps(report.history, of_one=of_one),
         )
-        yield from _steps_front(prefix, report.history)
+        yield from _steps_front(prefix, report)
     yield _layers(prefix, report)
 
 
@@ -106,9 +110,9 @@ def front_of_runs(runs: Mapping[str, Report]) -> Drawing | None:
     costs, accuracies = zip(*points.values(), strict=True)
     return _drawing(
         "All runs: accuracy against multiply-adds",
-        "Points: the class modules of each run side by side, on its test images, against the mean "
-        "share of the strong model's multiply-adds that one needs. Line: what no other run beats "
-        "in both.",
+        "Points: the class modules of each run side by side, or its sub-task's network, on test "
+        "images, against the share of the strong model's multiply-adds that one of them needs on "
+        "average. Line: what no other run beats in both.",
         figures.pareto_front(costs, accuracies, names=_short(list(points))),
         numbers.of_points("run", points, MACS),
     )
@@ -121,7 +125,15 @@ def mean_of(report: Report, figure: str) -> float | None:
     return sum(shares) / len(shares) if shares else None
 
 
-def _steps_front(prefix: str, history: list[Step]) -> Iterator[Drawing]:
+def _words(report: Report) -> tuple[str, str]:
+    """Return what a report is about, one by one and all together."""
+    if report.subtask:
+        return "the network", "network"
+    return "each class module", "set of class modules"
+
+
+def _steps_front(prefix: str, report: Report) -> Iterator[Drawing]:
+    history, (each, together) = report.history, _words(report)
     best = history[returned_step(history)]
     steps = [step for step in history if not step.early or step is best]
     points = {
@@ -134,9 +146,9 @@ def _steps_front(prefix: str, history: list[Step]) -> Iterator[Drawing]:
     costs, accuracies = zip(*points.values(), strict=True)
     yield _drawing(
         f"{prefix}: accuracy against multiply-adds",
-        "Points: each step's best set of class modules, on the search images, against the mean "
-        "share of the strong model's multiply-adds that one needs. Line: what no other step beats "
-        "in both. Large dot: what the search returned.",
+        f"Points: each step's best {together}, on the search images, against the share of the "
+        f"strong model's multiply-adds that {each} needs{'' if report.subtask else ' on average'}. "
+        "Line: what no other step beats in both. Large dot: what the search returned.",
         figures.pareto_front(costs, accuracies, steps.index(best)),
         numbers.of_points("step", points, MACS),
     )
@@ -151,8 +163,9 @@ def _layers(prefix: str, report: Report) -> Drawing:
             raise StorageError("the report's sensitivity: its layers are not those of the search")
         return _drawing(
             f"{prefix}: sensitivity of the layers",
-            "Accuracy of the composed model when one layer keeps only its most important kernels, "
-            "the keep-ratios that the search started from, and the mean share that it ended with.",
+            f"Accuracy of the {'network' if report.subtask else 'composed model'} when one layer "
+            "keeps only its most important kernels, the keep-ratios that the search started from, "
+            "and the mean share that it ended with.",
             figures.sensitivity_curves(
                 curves, report.start_ratios, dict(zip(report.layers, kept, strict=True))
             ),
@@ -166,7 +179,7 @@ def _layers(prefix: str, report: Report) -> Drawing:
     )
     return _drawing(
         f"{prefix}: kernels kept, layer by layer",
-        f"From the least to the most that a class module keeps of a layer; dot: the mean. {why}",
+        ("Dot: what the network keeps of a layer." if report.subtask else _SPAN) + f" {why}",
         figures.layer_ratios(report.layers, report.kept, report.start_ratios),
         numbers.of_ratios(report.layers, report.kept, report.start_ratios),
     )

@@ -52,10 +52,13 @@ class Report(BaseModel):
         weak_model: Name of the weak models; empty if there are none.
         data: One row per data set: whose it is, its source, and how many images serve what.
         strong_accuracy: On the strong model's test images.
-        composed_accuracy: Of the class modules side by side, on the same images.
-        classes: Of the strong model.
+        composed_accuracy: Of the class modules side by side, or of the sub-task's network, on the
+            same images.
+        classes: Of the strong model; of a sub-task, which is searched as one class, its name.
+        subtask: The classes of a sub-task that one network is for; else empty.
+        ways: One row per way to do the sub-task, see ``FoundSubtask.rows``.
         layers: Names of the search's layers.
-        kept: Share of the kernels that each class module keeps of each layer, [classes][layers].
+        kept: Share of each layer's kernels that each class module keeps, [classes][layers].
         modules: One row per class module, see ``Split.rows``.
         overlap: Jaccard index of the kernels, [classes][classes].
         history: The steps of the search.
@@ -80,6 +83,8 @@ class Report(BaseModel):
     strong_accuracy: float | None = None
     composed_accuracy: float | None = None
     classes: list[str] = Field(default_factory=list)
+    subtask: list[str] = Field(default_factory=list)
+    ways: list[Row] = Field(default_factory=list)
     layers: list[str] = Field(default_factory=list)
     kept: list[list[float]] = Field(default_factory=list)
     modules: list[Row] = Field(default_factory=list)

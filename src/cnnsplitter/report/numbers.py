@@ -71,19 +71,24 @@ def of_overlap(classes: Sequence[str], overlap: Shares) -> Numbers:
     return _thinned(Numbers(("class", "least", "mean", "most"), tuple(cells)))
 
 
-def of_steps(history: Sequence[Step]) -> Numbers:
-    """Return the progress of a search; the step whose class modules it returned says so."""
+def of_steps(history: Sequence[Step], *, of_one: bool = False) -> Numbers:
+    """Return the progress of a search; the step whose class modules it returned says so.
+
+    Args:
+        history: The steps.
+        of_one: See ``figures.search_progress``.
+    """
     returned = returned_step(history)
     rows = [
         (
             f"{step.index}{', returned' if i == returned else ''}",
             percent(step.accuracy),
-            percent(1 - step.difference),
+            *[percent(1 - step.difference)] * (not of_one),
             percent(step.kept),
         )
         for i, step in enumerate(history)
     ]
-    columns = ("step", "accuracy", "overlap", "kernels kept")
+    columns = ("step", "accuracy", *["overlap"] * (not of_one), "kernels kept")
     return _thinned(Numbers(columns, tuple(rows)), {returned})
 
 

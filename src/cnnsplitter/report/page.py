@@ -21,6 +21,8 @@ from cnnsplitter.report.numbers import percent
 from cnnsplitter.results import Row, write_json
 
 _MODULES = {
+    "accuracy": "accuracy",
+    "macs": "multiply-adds",
     "kept_kernels": "kernels kept",
     "kept_parameters": "parameters kept",
     "kept_macs": MACS,
@@ -75,6 +77,7 @@ def _story(number: int, name: str, report: Report) -> dict[str, Any]:
         "kept_macs": mean_of(report, "kept_macs"),
         "versions": [{"of": name, "version": told} for name, told in report.versions.items()],
         "modules": [_module_row(row) for row in report.modules],
+        "ways": [_module_row(row) for row in report.ways],
         "costs": [{_COSTS.get(key, key): row[key] for key in row} for row in report.costs],
         "drawings": list(split_drawings(prefix, report)) if report.classes else [],
         "patches": [

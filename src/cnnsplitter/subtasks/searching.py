@@ -20,7 +20,7 @@ from cnnsplitter.progress import Progress, silent
 from cnnsplitter.scoring import CutScorer
 from cnnsplitter.search import MarginProblem, Scorer, Search, SearchResult, default_search
 from cnnsplitter.selection import Selection
-from cnnsplitter.sensitivity import measure_sensitivity
+from cnnsplitter.sensitivity import Sensitivity, measure_sensitivity
 from cnnsplitter.splitting import (
     GRADIENT_IMAGES,
     Measure,
@@ -49,12 +49,14 @@ class FoundSubtask:
         strong: The strong model restricted to the sub-task's classes.
         result: The selection, as that of a single class with the sub-task's name, and the history.
         strong_weights: Digest of the whole strong model's weights.
+        sensitivity: The curves behind the start ratios, if the search needed any.
     """
 
     model: Subtask
     strong: Classifier
     result: SearchResult
     strong_weights: str
+    sensitivity: Sensitivity | None = None
 
     def rows(
         self,
@@ -160,24 +162,23 @@ def subtask(
         EngineError: Workers that cannot be started, or that end again and again.
     """
     whole = as_classifier(strong, data)
-    search = search or default_search()
-    restricted = restrict(whole, classes)
+    search, restricted = search or default_search(), restrict(whole, classes)
     data = data.relabel(restricted.classes)
     images = search_set(search, data.search, search_images, seed)
     require_usable(restricted, data, images)
     channels = trace(restricted, units=units, unknown=unknown)
     require_layers(search, None, channels)
-    known = importance_for(search, restricted, channels, data.train, seed, progress, importance)
-    scorer = MarginScorer(
-        restricted, channels, images, early_precision=early_precision(search, restricted)
-    )
+    of_each = importance_for(search, restricted, channels, data.train, seed, progress, importance)
+    early = early_precision(search, restricted)
+    scorer = MarginScorer(restricted, channels, images, early_precision=early)
+    known = merged(of_each)
     masked = MaskedImages(restricted, channels, limited(data.train, GRADIENT_IMAGES, seed))
     with (engine or InProcess()).spread(scorer) as run:
-        problem = margin_problem(scorer, merged(known), search, progress, run, masked)
+        curves = _curves(scorer, run, known, search, progress)
+        problem = _problem(scorer, run, masked, known, curves)
         result = search.run(problem, seed=seed, checkpoint=checkpoint, progress=progress)
-    selection = Selection(result.selections[0], result.fingerprint)
-    model = cut(restricted, channels, selection)
-    return FoundSubtask(model, restricted, result, whole.weights_digest())
+    model = cut(restricted, channels, Selection(result.selections[0], result.fingerprint))
+    return FoundSubtask(model, restricted, result, whole.weights_digest(), curves)
 
 
 def merged(importance: Importance) -> Importance:
@@ -191,36 +192,34 @@ def merged(importance: Importance) -> Importance:
     )
 
 
-def margin_problem(
-    scorer: MarginScorer,
-    importance: Importance,
-    search: Search,
-    progress: Progress = silent,
-    run: Scorer | None = None,
-    masked: MaskedImages | None = None,
-) -> MarginProblem:
-    """Return the problem of one selection for all classes of ``scorer``, for any search.
+def _one_class(images: ImageSet) -> Tensor:
+    """Return int64[n], the labels of a sub-task's images as those of a single class."""
+    return torch.zeros_like(images.labels)
 
-    Args:
-        scorer: Knows the strong model, its channel map and the search images.
-        importance: Of one class; see ``merged``.
-        search: Start ratios are measured if it needs them.
-        progress: Called after every step.
-        run: Scores selections as ``scorer`` does, such as elsewhere; by default ``scorer`` itself.
-        masked: Runs the same strong model on training images, for searches that follow gradients.
-    """
-    labels = torch.zeros_like(scorer.data.labels)
-    ratios: dict[str, tuple[float, ...]] = {}
-    if search.needs_sensitivity:
-        curves = measure_sensitivity(scorer, importance, labels, run=run, progress=progress)
-        ratios = curves.start_ratios()
-    name = "+".join(scorer.strong.classes)
+
+def _curves(
+    scorer: MarginScorer, run: Scorer, importance: Importance, search: Search, progress: Progress
+) -> Sensitivity | None:
+    if not search.needs_sensitivity:
+        return None
+    labels = _one_class(scorer.data)
+    return measure_sensitivity(scorer, importance, labels, run=run, progress=progress)
+
+
+def _problem(
+    scorer: MarginScorer,
+    run: Scorer,
+    masked: MaskedImages,
+    importance: Importance,
+    curves: Sensitivity | None,
+) -> MarginProblem:
+    """Return the problem of one selection for all classes, whose scores ``run`` gives."""
     return MarginProblem(
         channels=scorer.channels,
-        classes=(name,),
+        classes=("+".join(scorer.strong.classes),),
         importance=importance.scores,
-        start_ratios=ratios,
-        labels=labels,
-        scorer=run or scorer,
-        masked=None if masked is None else MaskedMargins(masked),
+        start_ratios=curves.start_ratios() if curves else {},
+        labels=_one_class(scorer.data),
+        scorer=run,
+        masked=MaskedMargins(masked),
     )
