@@ -1,4 +1,3 @@
-import json
 import sys
 from pathlib import Path
 
@@ -6,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnnsplitter.errors import SettingsError, StorageError
-from cnnsplitter.events import EventLog, Muted, TensorBoard, TimeLeft, together
+from cnnsplitter.errors import SettingsError
+from cnnsplitter.events import Muted, TensorBoard, TimeLeft, together
 from cnnsplitter.progress import Step
 
 
@@ -51,26 +50,6 @@ def test_a_stage_that_begins_again_has_a_pace_of_its_own() -> None:
             progress(Step("search", done, 3))
     left = [step.values.get("seconds_left") for step in steps]
     assert left == [None, 0.0, None, 1.0]
-
-
-def test_the_log_has_one_object_per_step_and_goes_on_after_half_a_line(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "events.jsonl"
-    log = EventLog(path)
-    log(Step("search", 1, 3, {"accuracy": 0.25, "kept": 0.5}))
-    log(Step("search", 2, 3))
-    path.write_text(path.read_text() + '{"time": "20')
-    EventLog(path)(Step("search", 3, 3))
-    lines = path.read_text().splitlines()
-    assert lines.pop(2) == '{"time": "20'
-    events = [json.loads(line) for line in lines]
-    assert [event["done"] for event in events] == [1, 2, 3]
-    assert events[0].keys() == {"time", "stage", "done", "total", "accuracy", "kept"}
-
-
-def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=r"events.jsonl: cannot be written"):
-        EventLog(tmp_path / "file" / "events.jsonl")(Step("search", 1, 1))
 
 
 def test_tensorboard_reads_the_figures(tmp_path: Path) -> None:

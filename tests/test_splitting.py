@@ -218,49 +218,6 @@ def test_resumed_equals_uninterrupted(
         )
 
 
-class Own(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(1, 6, 3, padding=1)
-        self.norm = nn.BatchNorm2d(6)
-        self.second = nn.Conv2d(6, 8, 3, stride=2)
-        self.head = nn.Linear(8, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.second(torch.relu(self.norm(self.first(x)))))
-        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_any_network_can_be_split_and_is_left_as_it_was(fails: bool, digits: Splits) -> None:
-    net = Own()
-    net.norm.eval()
-    net.first.weight.requires_grad_(False)
-    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    flags = [(m, m.training) for m in net.modules()]
-    random = torch.get_rng_state()
-
-    def stop(step: Step, /) -> None:
-        if fails and step.stage == "search":
-            raise KeyboardInterrupt
-
-    if fails:
-        with pytest.raises(KeyboardInterrupt):
-            run(net, digits, progress=stop)
-    else:
-        modules = run(net, digits)
-        assert modules["3"].architecture is None
-        assert {id(p) for m in modules.values() for p in m.parameters()}.isdisjoint(
-            id(p) for p in net.parameters()
-        )
-    assert all(torch.equal(state[name], tensor) for name, tensor in net.state_dict().items())
-    assert [(m, m.training) for m in net.modules()] == flags
-    assert not net.first.weight.requires_grad
-    assert all(p.grad is None for p in net.parameters())
-    assert not any(m._forward_pre_hooks or m._forward_hooks for m in net.modules())
-    assert torch.equal(torch.get_rng_state(), random)
-
-
 def test_classifiers_are_taken_as_they_are(strong: Classifier, digits: Splits) -> None:
     assert as_classifier(strong, digits) is strong
     wrapped = as_classifier(strong.net, digits)
@@ -285,17 +242,6 @@ def test_rows_of_hidden_linear_layers_are_units_on_request(
             m.out_channels for m in module.net.modules() if isinstance(m, nn.Conv2d)
         ) == int(keep.sum())
     assert int(keep.sum()) < both.unit_count
-
-
-def test_a_network_without_convolution_is_split_by_its_linear_layers(digits: Splits) -> None:
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 5))
-    strong = Classifier(net, digits.classes, digits.input_shape)
-    with pytest.raises(ModelError, match='units="all"'):
-        run(strong, digits)
-    found = run(strong, digits, units="all")
-    images = digits.test.images.read(torch.arange(6))
-    assert compose(found)(images).shape == (6, 5)
-    assert len(found.rows(strong)) == 5
 
 
 def test_what_cannot_be_split_is_refused_at_once(strong: Classifier, digits: Splits) -> None:
@@ -338,7 +284,8 @@ def test_importance_is_measured_where_the_search_needs_it(
 
 
 def test_importance_of_another_network_is_refused(strong: Classifier, digits: Splits) -> None:
-    other = trace(as_classifier(Own(), digits))
+    net, _ = build_model("rescnn", 5, digits.input_shape, width=0.1)
+    other = trace(as_classifier(net, digits))
     with pytest.raises(SettingsError, match="measured on another network"):
         run(strong, digits, importance=uniform_importance(other, 5), progress=nothing)
 

@@ -1,17 +1,12 @@
-"""What becomes of the steps of a long run: a log that machines read, TensorBoard, and the clock."""
+"""What becomes of the steps of a long run: all that listen, TensorBoard, and the clock."""
 
-import json
-import os
 import time
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from cnnsplitter.errors import StorageError
 from cnnsplitter.extras import require_extra
 from cnnsplitter.progress import Progress, Step
-from cnnsplitter.reading import open_plain
 
 
 def together(*listeners: Progress) -> Progress:
@@ -69,45 +64,6 @@ class TimeLeft:
 
 
 @dataclass(eq=False)
-class EventLog:
-    """Appends one JSON object per step to a file; a run that is continued continues the file.
-
-    Attributes:
-        path: The file, by custom ``events.jsonl``.
-    """
-
-    path: Path
-    _begun: bool = False
-
-    def __call__(self, step: Step, /) -> None:
-        """Append the step with its time.
-
-        Raises:
-            StorageError: The file cannot be written.
-        """
-        event = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "stage": step.stage,
-            "done": step.done,
-            "total": step.total,
-            **step.values,
-        }
-        try:
-            self._append(json.dumps(event))
-        except OSError as error:
-            raise StorageError(f"{self.path}: cannot be written ({error.strerror})") from error
-
-    def _append(self, line: str) -> None:
-        if not self._begun:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open_plain(self.path) as file:
-            if not self._begun and not _ends_whole(file):
-                line = f"\n{line}"  # a run that was killed may have left half a line
-            self._begun = True
-            file.write(f"{line}\n".encode())
-
-
-@dataclass(eq=False)
 class TensorBoard:
     """Writes the figures of every step to a folder that TensorBoard shows.
 
@@ -133,13 +89,6 @@ class TensorBoard:
         for name, value in step.values.items():
             self._writer.add_scalar(f"{step.stage}/{name}", value, step.done)
         self._writer.flush()
-
-
-def _ends_whole(file: IO[bytes]) -> bool:
-    if not file.seek(0, os.SEEK_END):
-        return True
-    file.seek(-1, os.SEEK_END)
-    return file.read() == b"\n"
 
 
 def _summary_writer() -> Any:

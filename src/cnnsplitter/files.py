@@ -116,6 +116,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
         return _parse_manifest(path, (file.metadata() or {}).get(_KEY))
 
 
+def read_shapes(path: Path) -> dict[str, list[int]]:
+    """Read the shapes of the tensors from the header of the file; errors likewise."""
+    with _opened(path) as file:
+        names = file.keys()
+        return {name: list(file.get_slice(name).get_shape()) for name in names}
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:

@@ -1,31 +1,19 @@
 """The folder of a run: whose it is, and what its files are called."""
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
-
-from pydantic import BaseModel, ValidationError
 
 from cnnsplitter.errors import StorageError
 from cnnsplitter.files import is_temporary
-from cnnsplitter.folder_lock import LOCK, holder_of
-from cnnsplitter.reading import parse_json, read_end
+from cnnsplitter.folder_lock import LOCK
 from cnnsplitter.results import read_json, write_json
 
-M = TypeVar("M", bound=BaseModel)
-RECIPE, EVENTS = "recipe.json", "events.jsonl"
-_SUBTASK = "subtask.json"
+RECIPE = "recipe.json"
 _LONGEST_NAME = 200
 """Letters of a file name without what comes before and after; file systems take 255."""
-_LATEST = datetime.max.replace(tzinfo=UTC).timestamp() - 2 * 24 * 3600
-"""Files can have times that no calendar has; two days more, for any zone of time."""
-_LAST_EVENTS = 2**16
-"""Bytes of the events of a run among which the last one is looked for."""
 _WRITTEN = (
     "report.json",
     "report.html",
@@ -78,141 +66,6 @@ def claim_folder(
             f"{folder}: holds a run with other settings; choose another --out, or --force"
         )
     write_json(folder / RECIPE, recipe)
-
-
-@dataclass(frozen=True)
-class FoundRun:
-    """A run or a split in its folder.
-
-    Attributes:
-        folder: The folder.
-        title: Of its recipe, or what it is.
-        seed: Of its recipe; None where nothing tells it yet.
-        state: ``"finished"``, or the last stage that it told of, such as ``"search 3/20"``, with
-            the process if it is running.
-        when: When it last wrote something.
-        figures: Of a finished run: accuracies and, per patched class, F1 before and after.
-    """
-
-    folder: Path
-    title: str
-    seed: int | None
-    state: str
-    when: datetime
-    figures: Mapping[str, Any]
-
-
-def find_runs(folder: Path) -> list[FoundRun]:
-    """Return the runs and splits in a folder and in folders inside it, the latest first.
-
-    Files that are no run's, or broken, are passed over.
-
-    Raises:
-        StorageError: The folder does not exist.
-    """
-    if not folder.is_dir():
-        raise StorageError(f"{folder}: no such folder; name the one that holds your runs")
-    folders = {path.parent for name in (RECIPE, EVENTS) for path in folder.rglob(name)}
-    found = map(_found, folders)
-    return sorted((run for run in found if run), key=lambda run: run.when, reverse=True)
-
-
-class _Recipe(BaseModel):
-    title: str
-    seed: int
-    patch: dict[str, Any]
-
-
-class _Seed(BaseModel):
-    seed: int | None = None
-
-
-class _SplitReport(BaseModel):
-    title: str
-    recipe: _Seed
-
-
-class _Patched(BaseModel):
-    target: str
-    f1_before: float
-    f1_after: float
-
-
-class _Figures(BaseModel):
-    strong_accuracy: float | None = None
-    composed_accuracy: float | None = None
-
-
-class _Event(BaseModel):
-    stage: str
-    done: int
-    total: int
-
-
-def _found(folder: Path) -> FoundRun | None:
-    report, stage = _read(folder / "report.json"), _last_stage(folder)
-    named = _named(folder, report, stage)
-    if named is None:
-        return None
-    is_finished = isinstance(report, dict) or (folder / _SUBTASK).is_file()
-    process = holder_of(folder)
-    state = "finished" if is_finished else stage or "begun"
-    if process is not None:
-        state = f"running ({process}), {stage or 'begun'}"
-    # modules/ changes when class modules are written, the folder itself with its own files
-    seconds = max(path.lstat().st_mtime for path in (folder, *folder.iterdir()))
-    when = datetime.fromtimestamp(min(max(seconds, 0), _LATEST), UTC)
-    figures = _figures(report) if isinstance(report, dict) else {}
-    return FoundRun(folder, *named, state, when, figures)
-
-
-def _named(folder: Path, report: Any, stage: str) -> tuple[str, int | None] | None:
-    """Return title and seed of what lies in a folder; None if it is nothing of ours."""
-    if (folder / RECIPE).exists():
-        recipe = _as(_Recipe, _read(folder / RECIPE))
-        return None if recipe is None else (recipe.title, recipe.seed)
-    if found := _as(_SplitReport, report):
-        return found.title, found.recipe.seed
-    if (folder / _SUBTASK).is_file():
-        return "Sub-task", None
-    return ("Split", None) if stage else None
-
-
-def _last_stage(folder: Path) -> str:
-    try:
-        lines = read_end(folder / EVENTS, most=_LAST_EVENTS).splitlines()
-    except OSError:
-        lines = []
-    for line in reversed(lines):
-        with suppress(ValueError):  # a killed run leaves half a line
-            event = _as(_Event, parse_json(line))
-            if event:
-                return f"{event.stage} {event.done}/{event.total}"
-    return ""
-
-
-def _figures(report: Mapping[str, Any]) -> dict[str, Any]:
-    known = _as(_Figures, report) or _Figures()
-    rows = report.get("patches")
-    found = [_as(_Patched, row) for row in (rows if isinstance(rows, list) else ())]
-    return known.model_dump(exclude_none=True) | {
-        "patches": {row.target: (row.f1_before, row.f1_after) for row in found if row}
-    }
-
-
-def _as(kind: type[M], value: Any) -> M | None:
-    """Return a value that is whole as one of ``kind``; files may have been written by anybody."""
-    try:
-        return kind.model_validate(value)
-    except ValidationError:
-        return None
-
-
-def _read(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except StorageError:
-        return None
 
 
 def file_name(name: str) -> str:

@@ -62,7 +62,7 @@ def test_what_commands_leave_is_known(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "front/keep-0.7/split.json").unlink()
     unfinished = succeed("inspect", tmp_path / "front/keep-0.7", "--json").json
     assert unfinished["kind"] == "folder of an unfinished split"
-    assert unfinished["events"].keys() >= {"importance", "search"}
+    assert unfinished["stages"].keys() >= {"importance", "search"}
     shutil.copytree(shop / "modules", tmp_path / "modules", ignore=lambda *_: ["split.json"])
     (tmp_path / "modules" / "events.jsonl").unlink(missing_ok=True)
     models = succeed("inspect", tmp_path / "modules", "--json").json
@@ -90,10 +90,14 @@ def test_long_values_are_counted(tmp_path: Path) -> None:
         ("a.json", "[1]", "is no JSON file that this package writes"),
         ("a.json", "{", "is not valid JSON"),
         ("a.jsonl", "1\n{}\n", "holds no event of a run"),
-        ("a.jsonl", "\udcff", "cannot be read"),
+        ("a.jsonl", "\udcff", "holds no event of a run"),
         ("a.toml", "=", "is not valid TOML"),
         ("a.html", "<p>", "a.json is not beside it"),
-        ("a.jsonl", '{"stage": "a", "done": NaN, "total": 1}', "holds NaN or infinite numbers"),
+        (
+            "a.jsonl",
+            '{"stage": "a", "done": 1, "total": 1, "x": NaN}',
+            "holds NaN or infinite numbers",
+        ),
         ("a.toml", "a = inf", "holds NaN or infinite numbers"),
         ("a.checkpoint", "x", "truncated or no safetensors file"),
         ("photo.png", "\x89PNG", "is nothing that this package writes; inspect shows models"),

@@ -20,7 +20,7 @@ from cnnsplitter.importance import Importance, measure_importance
 from cnnsplitter.recipes import load_recipe
 from cnnsplitter.report import read_report
 from cnnsplitter.results import read_json, write_json
-from cnnsplitter.run_folder import find_runs
+from cnnsplitter.run_list import find_runs
 from cnnsplitter.search import GeneticSearch, GradientSearch, RandomSearch, ThresholdSearch
 from cnnsplitter.sensitivity import Sensitivity
 from cnnsplitter.storage.saving import load_as, save

@@ -12,13 +12,14 @@ import typer
 import toys
 from cnnsplitter.cli import app
 from cnnsplitter.commands.fronts import _finished
+from cnnsplitter.commands.inspecting import inspected, is_model
 from cnnsplitter.commands.models import _training
 from cnnsplitter.commands.options import given, settings_table
 from cnnsplitter.errors import SettingsError, StorageError
 from cnnsplitter.exporting import describe_export
-from cnnsplitter.run_folder import find_runs
+from cnnsplitter.run_list import find_runs
 from cnnsplitter.search import GradientSearch
-from cnnsplitter.storage.saving import save
+from cnnsplitter.storage.saving import load, save
 from cnnsplitter.tracking import known_run
 from trust.golden_others import HERE
 
@@ -94,6 +95,25 @@ def _front(path: Path) -> None:
     save(module, path.with_name("cat.safetensors"), details=details, overwrite=True)
 
 
+def _inspect(path: Path) -> Any:
+    """Show a file as the command does; what passes for a model goes to the reader of models."""
+    return load(path) if is_model(path) else inspected(path)
+
+
+def _write_events(path: Path) -> None:
+    _write_run(path, file="events.jsonl")
+
+
+INSPECTED: dict[str, Callable[[Path], object]] = {
+    **{
+        name: _copy(name)
+        for name in ("genetic.checkpoint", "random.checkpoint", "training.checkpoint", "split.json")
+    },
+    "importance.safetensors": _copy("importance.safetensors"),
+    "recipe.toml": _copy("recipe.toml"),
+    "events.jsonl": _write_events,
+}
+"""Files that ``inspect`` shows and that are no models, and what writes a good one."""
 _FRONT = GradientSearch(keep=0.5)
 
 
@@ -116,6 +136,8 @@ OWN: dict[str, Parts] = {
             "events.jsonl": "search 3/20",
         }.items()
     },
+    **{f"inspected {file}": (file, write, _inspect) for file, write in INSPECTED.items()},
+    "inspected folder": ("split.json", _copy("split.json"), lambda p: inspected(p.parent)),
     "settings": ("a.toml", lambda p: p.write_text(SETTINGS_FILE), _read_settings),
     "front": ("split.json", _front, _read_front),
     "pt2": ("a.pt2", _copy("exported.pt2"), describe_export),

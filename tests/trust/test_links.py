@@ -7,7 +7,7 @@ import pytest
 
 import toys
 from cnnsplitter.errors import StorageError
-from cnnsplitter.events import EventLog
+from cnnsplitter.event_log import EventLog
 from cnnsplitter.folder_lock import LOCK, held, held_file
 from cnnsplitter.hub.folder import CARD, save_folder
 from cnnsplitter.progress import Step

@@ -30,7 +30,10 @@ from trust.spoiling import MARKER, Poison
 TENSORS = tuple(n for n in LOADERS if LOADERS[n].name in ("a", "a.safetensors"))
 KINDS = ("genetic", "gradient", "training")
 SAFETENSORS = [int(number) for number in safetensors.__version__.split(".")[:2]]
-MAY_BE_SHORTER = {"recipe", "settings", "jpeg", "png", "listed events.jsonl", "mlflow run"}
+MAY_BE_SHORTER = {
+    *("recipe", "settings", "jpeg", "png", "listed events.jsonl", "mlflow run"),
+    *("inspected recipe.toml", "inspected events.jsonl"),
+}
 """Kinds of which a part can be whole, or whose broken files are left out and listed."""
 
 

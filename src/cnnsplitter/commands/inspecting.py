@@ -1,14 +1,13 @@
 """What the files and folders are that runs leave beside their models, for ``inspect``."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from cnnsplitter.errors import StorageError
-from cnnsplitter.reading import no_such_file, parse_json, read_text, read_toml
+from cnnsplitter.reading import no_such_file, read_toml
 from cnnsplitter.results import read_json
 
 Facts = dict[str, Any]
@@ -83,11 +82,11 @@ def _is_container(path: Path) -> bool:
 
 
 def _tensors(path: Path) -> tuple[str, Facts]:
-    from cnnsplitter.files import read_tensors
+    from cnnsplitter.files import read_manifest, read_shapes
 
-    tensors, manifest = read_tensors(path)
+    manifest = read_manifest(path)
     history = manifest.pop("history", [])
-    facts = {**manifest, "tensors": {name: str(list(t.shape)) for name, t in tensors.items()}}
+    facts = {**manifest, "tensors": {name: str(shape) for name, shape in read_shapes(path).items()}}
     if isinstance(history, list) and history:
         facts |= {"steps done": len(history), "last step": history[-1]}
         told = [step.get("accuracy") for step in history if isinstance(step, Mapping)]
@@ -105,20 +104,18 @@ def _json(path: Path) -> tuple[str, Facts]:
 
 
 def _events(path: Path) -> tuple[str, Facts]:
-    lines = _text(path).splitlines()
-    events = [event for event in map(_event, lines) if event]
+    from cnnsplitter.event_log import last_events
+
+    try:
+        events = last_events(path)
+    except FileNotFoundError as error:
+        raise StorageError(no_such_file(path)) from error
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read ({error})") from error
     if not events:
         raise StorageError(f"{path}: holds no event of a run; inspect shows files of this package")
-    counts = Counter(str(event["stage"]) for event in events)
-    return "events of a run", {"events": dict(counts), "last": _short(events[-1])}
-
-
-def _event(line: str) -> Facts | None:
-    try:
-        value = parse_json(line)
-    except ValueError:
-        return None  # a run that was killed may have left half a line
-    return value if isinstance(value, dict) and {"stage", "done", "total"} <= value.keys() else None
+    stages = {event.stage: f"{event.done}/{event.total}" for event in events}
+    return "events of a run", {"stages": _short(stages), "last": _short(events[-1].model_dump())}
 
 
 def _toml(path: Path) -> tuple[str, Facts]:
@@ -146,15 +143,6 @@ def _folder(path: Path) -> tuple[str, Facts]:
         raise StorageError(f"{path}: holds nothing that this package writes; name another")
     kinds = {file.name: read_manifest(file).get("kind") for file in files[:_MOST_FILES]}
     return "folder of models", {"files": len(files), **kinds}
-
-
-def _text(path: Path) -> str:
-    try:
-        return read_text(path)
-    except FileNotFoundError as error:
-        raise StorageError(no_such_file(path)) from error
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path}: cannot be read ({error})") from error
 
 
 def _short(value: Any, depth: int = 0) -> Any:

@@ -362,11 +362,12 @@ def listeners(
     terminal: Terminal, folder: Path, *, tensorboard: bool = False, mlflow: bool = False
 ) -> "tuple[Progress, Muted]":
     """Return what hears every step of a run, and what mutes all that it writes or sends."""
-    from cnnsplitter.events import EventLog, Muted, TensorBoard, TimeLeft, together
+    from cnnsplitter.event_log import EVENTS, EventLog
+    from cnnsplitter.events import Muted, TensorBoard, TimeLeft, together
     from cnnsplitter.tracking import MLflow
 
     boards: list[Progress] = [TensorBoard(folder / "tensorboard")] if tensorboard else []
     if mlflow:
         boards.append(MLflow(folder))
-    files = Muted(together(EventLog(folder / "events.jsonl"), *boards))
+    files = Muted(together(EventLog(folder / EVENTS), *boards))
     return TimeLeft(together(terminal.progress, files)), files

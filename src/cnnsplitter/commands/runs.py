@@ -31,7 +31,7 @@ from cnnsplitter.terminal import Terminal
 if TYPE_CHECKING:
     from cnnsplitter.pipeline import Run
     from cnnsplitter.recipes import Recipe
-    from cnnsplitter.run_folder import FoundRun
+    from cnnsplitter.run_list import FoundRun
 
 TrustCode = Annotated[
     bool,
@@ -215,7 +215,7 @@ def runs(
     json: Json = False,
 ) -> None:
     """List the runs and splits in a folder, the latest first."""
-    from cnnsplitter.run_folder import find_runs
+    from cnnsplitter.run_list import find_runs
 
     found, terminal = find_runs(folder), Terminal(json)
     terminal.table(f"Runs in {folder}", [_row(run) for run in found])
@@ -231,7 +231,7 @@ def _row(run: "FoundRun") -> dict[str, Any]:
         "folder": str(run.folder),
         "what": run.title,
         "seed": run.seed,
-        "state": run.state,
+        "state": run.state if run.process is None else f"running ({run.process}), {run.state}",
         "strong": run.figures.get("strong_accuracy"),
         "composed": run.figures.get("composed_accuracy"),
         "F1 of the patched class": ", ".join(
