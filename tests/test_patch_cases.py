@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from experiments.patch import EXPERIMENTS, recipe_of
+from experiments.patch import EXPERIMENTS, Halfway, prepare, recipe_of
 from experiments.patch_cases import FITTINGS, Case
 from experiments.patch_first import HERE
 from experiments.patch_gates import rows_of
@@ -16,7 +16,8 @@ from experiments.score_cache import ScoreCache
 from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.patches import baselines
 from cnnsplitter.patches.gating import DOUBTS
-from cnnsplitter.training import Training
+from cnnsplitter.progress import Step, silent
+from cnnsplitter.training import Training, train
 from observed import observations
 from toys import class_module, classifier, splits
 
@@ -55,6 +56,38 @@ def test_every_weak_model_has_a_recipe(name: str) -> None:
         recipe = recipe_of(EXPERIMENTS[name], kind, 2)
         assert recipe.seed == 2
         assert set(EXPERIMENTS[name].targets) == set(recipe.patch.targets)
+
+
+def test_an_underfitted_model_is_left_on_the_way_to_an_overfitted_one(tmp_path: Path) -> None:
+    start, images = classifier(), splits(60).train
+    late, half = tmp_path / "late", tmp_path / "half"
+    halfway = Halfway(late, half)
+    stage, name = "train weak-cat", "weak-cat.checkpoint"
+    settings = Training.overfit(4)
+    train(
+        start, images, None, settings, seed=0, checkpoint=late / name, progress=halfway, stage=stage
+    )
+    steps: list[Step] = []
+    found, alone = (
+        train(
+            *(start, images, None, Training.underfit(4)),
+            seed=0,
+            checkpoint=checkpoint,
+            progress=steps.append,
+        )
+        for checkpoint in (half / name, None)
+    )
+    assert len(steps) == 2  # of the one alone
+    assert found.classifier.weights_digest() == alone.classifier.weights_digest()
+    assert found.history == alone.history
+
+
+def test_runs_of_a_kind_that_is_half_of_another_share_its_training(tmp_path: Path) -> None:
+    places = {"cifar10": "a.npz", "cifar100": "b.npz"}
+    for name, shares in {"paper": True, "lenet": False}.items():
+        runs = prepare(EXPERIMENTS[name], 0, tmp_path / name, places, silent)
+        assert (runs["overfit"].progress is not silent) == shares
+        assert runs["underfit"].progress is silent
 
 
 def test_no_doubt_opens_less_often_than_the_answers_change() -> None:
