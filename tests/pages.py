@@ -92,3 +92,30 @@ def facts(target: str = EVIL, title: str = "A run") -> Report:
         versions=versions(),
         commands=["cnnsplitter run toy"],
     )
+
+
+def subtask_facts(name: str = EVIL) -> Report:
+    """The report of a sub-task of two classes, one with a name."""
+    task = f"cat+{name}"
+    kept = {"kernels": 10, "kept_kernels": 0.5, "kept_macs": 0.25}
+    ways = [
+        {"model": model, "accuracy": accuracy, "kernels": 10, "macs": 1000, "kept_macs": share}
+        for model, accuracy, share in (
+            *(("strong model", 0.9, 1.0), ("sub-task", 0.875, 0.25), ("class modules", 0.8, 2.0)),
+        )
+    ]
+    whole = facts()
+    changes = {
+        "title": "A sub-task",
+        "weak_model": "",
+        "data": whole.data[:1],
+        "classes": [task],
+        "subtask": ["cat", name],
+        "ways": ways,
+        "kept": whole.kept[:1],
+        "overlap": [[1.0]],
+        "modules": [{"network of": task, **kept}],
+        "patches": [],
+        "evidence": [],
+    }
+    return Report.model_validate({**whole.model_dump(), **changes})

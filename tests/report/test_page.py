@@ -15,7 +15,7 @@ from cnnsplitter.errors import StorageError
 from cnnsplitter.report import Report, read_report
 from cnnsplitter.report.page import render, write_page
 from cnnsplitter.results import write_json
-from pages import EVIL, facts
+from pages import EVIL, facts, subtask_facts
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
@@ -254,6 +254,37 @@ def test_the_page_in_a_browser(
     assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
     assert troubles == []
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+
+
+def test_a_sub_task_in_a_browser(browser: Any, tmp_path: Path) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe")
+    (tmp_path / "report.html").write_text(render({"task": subtask_facts()}), encoding="utf-8")
+    tab = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
+    troubles: list[str] = []
+    tab.on("console", lambda message: troubles.append(message.text))
+    tab.on("pageerror", lambda error: troubles.append(str(error)))
+    tab.goto(f"file://{tmp_path}/report.html")
+    assert tab.get_by_role("tab").all_inner_texts() == ["Sub-task", "Cost", "Repeat it"]
+    assert tab.get_by_role("heading", name=f"The network of cat, {EVIL}").is_visible()
+    ways = tab.get_by_role("table", name="Ways to do the sub-task")
+    assert ways.get_by_role("row", name="class modules").inner_text().split("\t")[1:] == [
+        *("80.0\u00a0%", "10", "1,000", "200.0\u00a0%"),
+    ]
+    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    found = axe.Axe().run(tab).response["violations"]
+    assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
+    assert troubles == []
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_sub_task_is_no_class_module() -> None:
+    page = render({"task": subtask_facts("dog"), "runs/a": facts()})
+    story = page[page.index('id="run0"') : page.index('id="run1"')]
+    assert "87.5\u00a0% right on the same images" in story
+    assert "it keeps 50.0\u00a0% of the kernels and 25.0\u00a0% of the multiply-adds." in story
+    assert "Kernels that the network keeps" in story
+    assert "each class module" not in story
+    assert "Overlap between" not in story
 
 
 def test_print_shows_every_part(browser: Any, page: str, tmp_path: Path) -> None:
