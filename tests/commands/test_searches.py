@@ -235,14 +235,18 @@ def test_fine_tuning_takes_some_of_the_images(
     assert sizes == [40, 168]
 
 
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 class TestSubtask:
     def test_writes_one_network_and_compares_it(self, shop: Shop, tmp_path: Path) -> None:
         options = ("--search", "importance", "--subtask", "ship, cat", "--out", tmp_path)
         outcome = succeed(*split(shop, *options, "--json"))
         result = json.loads((tmp_path / "subtask.json").read_text())
         assert result == outcome.json
-        names = ["events.jsonl", "subtask.json", "subtask.safetensors"]
-        assert sorted(files_in(tmp_path)) == names
+        results = ["report.html", "report.json", "subtask.json", "subtask.safetensors"]
+        assert sorted(files_in(tmp_path)) == ["events.jsonl", *results]
         network = load_as(Subtask, tmp_path / "subtask.safetensors")
         assert network.classes == ("ship", "cat")
         images = load_data(shop / "data.npz").test.relabel(network.classes)
@@ -274,9 +278,6 @@ class TestSubtask:
     ) -> None:
         task = ("--search", "random", "--tries", 2, "--subtask", "cat,dog", "--out", tmp_path)
 
-        def interrupted(*_: object) -> None:
-            raise KeyboardInterrupt
-
         with monkeypatch.context() as patch:
             patch.setattr("cnnsplitter.splitting.class_modules", interrupted)
             call(*split(shop, *task))
@@ -286,6 +287,21 @@ class TestSubtask:
         succeed(*split(shop, *task))
         assert (tmp_path / "events.jsonl").read_text().count('"search"') == searched
         assert not kept.exists()
+
+    def test_one_that_was_stopped_before_its_report_goes_on(
+        self, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        task = ("--search", "random", "--tries", 2, "--subtask", "cat,dog", "--no-compare")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("cnnsplitter.report.report_subtask", interrupted)
+            call(*split(shop, *task, "--out", tmp_path))
+        saved = (tmp_path / "subtask.safetensors").read_bytes()
+        succeed(*split(shop, *task, "--out", tmp_path))
+        assert (tmp_path / "report.html").exists()
+        assert (tmp_path / "subtask.safetensors").read_bytes() == saved
+        again = call(*split(shop, *task, "--out", tmp_path))
+        assert "subtask.safetensors: exists already" in again.err
 
     def test_test_images_are_missed_before_the_search(self, shop: Shop, tmp_path: Path) -> None:
         with np.load(shop / "data.npz") as known:

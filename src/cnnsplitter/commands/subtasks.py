@@ -101,7 +101,8 @@ def _file(context: typer.Context) -> Path:
         if options[key] is not None:
             raise SettingsError(f"{flag} is of class modules and does not go with --subtask")
     file: Path = options["out"] / "subtask.safetensors"
-    require_free(file, options["force"])
+    # a checkpoint beside it tells of a run that was stopped before it had told all
+    require_free(file, options["force"] or (options["out"] / _CHECKPOINTS[0]).exists())
     return file
 
 
