@@ -124,7 +124,7 @@ def main(
         for case in cases(settings, seeds):
             wanted = case.search in (search or [case.search]) and case.model == (only or case.model)
             more = settings["models"][case.model]["tuning"]
-            if wanted and not case.of(rows).keys() >= {*treatments(case, more)}:
+            if wanted and not case.of(rows).keys() >= {*treatments(case, settings)}:
                 data, tuning = splits_of(cifar10, settings["images"] | {"tuning": more})
                 strong = strong_model(case.model, models / weights_of(settings, case), data)
                 trial = Trial(case, settings, strong, data, tuning, runs, terminal, on)
@@ -143,10 +143,19 @@ def cases(settings: dict[str, Any], seeds: int) -> Iterator[Case]:
                     yield Case(model, search, keep, seed)
 
 
-def treatments(case: Case, tuning: int) -> list[str]:
+def treatments(case: Case, settings: dict[str, Any]) -> list[str]:
     """Return what is done to its class modules after the cut, by which rows are told apart."""
-    tuned = f"compensated, fine-tuned on {tuning:,} images"
-    return [PLAIN, COMPENSATED, *([tuned] if case.search == "gradient" else [])]
+    if case.search != "gradient":
+        return [PLAIN, COMPENSATED]
+    rate = rate_of(settings, case)
+    tuned = f"compensated, fine-tuned on {settings['models'][case.model]['tuning']:,} images"
+    return [PLAIN, COMPENSATED, tuned + (f" at a rate of {rate:g}" if rate else "")]
+
+
+def rate_of(settings: dict[str, Any], case: Case) -> float | None:
+    """Return the learning rate of a case's fine-tuning, None for the default."""
+    rates: dict[str, float] = settings["models"][case.model].get("rates", {})
+    return rates.get(f"{case.keep:g}")
 
 
 def weights_of(settings: dict[str, Any], case: Case) -> str:
@@ -197,7 +206,7 @@ class Trial:
         found = self._split(self._search(), watch)
         facts = {**vars(self.case), "data": "cifar10", **self._facts(found)}
         seconds, modules = watch.read(), dict(found)
-        for treatment in treatments(self.case, len(self.tuning)):
+        for treatment in treatments(self.case, self.settings):
             start = time.perf_counter(), time.process_time()
             modules = self._treated(modules, treatment)
             seconds = {
@@ -214,7 +223,8 @@ class Trial:
         seed, strong = self.case.seed, self.strong
         if treatment == COMPENSATED:
             return compensate(modules, strong, trace(strong), self.data.train, seed=seed)
-        settings = FineTuning(**self.settings["fine_tuning"])
+        rate = rate_of(self.settings, self.case)
+        settings = FineTuning(**self.settings["fine_tuning"], learning_rate=rate)
         return fine_tune(
             modules, strong, self.tuning, settings, seed=seed, progress=self.terminal.progress
         )
