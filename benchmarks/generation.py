@@ -1,5 +1,8 @@
 """One generation of the genetic search against a plain reference: scores step and tournament.
 
+``scores_ratio_bfloat16`` is that of an early generation, which runs in bfloat16 where the processor
+computes in it (``native_bfloat16``).
+
 ``cut_over_masks`` is how many times slower the same candidates are as masks on the whole network,
 several of them in each batch, than cut.
 
@@ -11,6 +14,7 @@ machine disturbs less, but which leave out that candidates run side by side.
 
 import argparse
 import json
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +26,7 @@ from cnnsplitter.channels import ChannelMap
 from cnnsplitter.channels.masking import masked
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
+from cnnsplitter.inference import native_bfloat16
 from cnnsplitter.scoring import CutScorer
 from cnnsplitter.search import GeneticSearch
 from cnnsplitter.search.tournament import Rules, build_ensembles
@@ -119,6 +124,8 @@ def scores_step(options: argparse.Namespace) -> dict[str, Any]:
     scorer = CutScorer(strong, channels, data)
     scorer(owner[:2], keep[:2])  # both ways find the processor awake
     fast, seconds, cpu = timed(lambda: scorer(owner, keep))
+    rough = replace(scorer, early_precision="bfloat16")
+    _, rough_seconds, rough_cpu = timed(lambda: rough(owner, keep, len(data)))
     plain, plain_seconds, plain_cpu = timed(
         lambda: plain_scores(strong, channels, data, owner, keep)
     )
@@ -135,6 +142,9 @@ def scores_step(options: argparse.Namespace) -> dict[str, Any]:
         "scores_ratio": round(saved * plain_seconds / seconds, 2),
         "scores_ratio_cpu": round(saved * plain_cpu / cpu, 2),
         "same_candidates_ratio": round(plain_seconds / seconds, 2),
+        "scores_ratio_bfloat16": round(saved * plain_seconds / rough_seconds, 2),
+        "scores_ratio_bfloat16_cpu": round(saved * plain_cpu / rough_cpu, 2),
+        "native_bfloat16": native_bfloat16(torch.device("cpu")),
         "cut_over_masks": round(masks / (cpu / (len(owner) * len(data))), 2),
         "candidates": {"plain": every, "run": fresh, "timed": len(owner)},
         "same_winners": torch.equal(*winners),

@@ -33,13 +33,13 @@ from cnnsplitter.errors import CnnSplitterError, DataError
 from cnnsplitter.inference import predict
 from cnnsplitter.models import build_model
 from cnnsplitter.preprocessing import IMAGENET, Preprocessing
-from cnnsplitter.results import Row, write_results
+from cnnsplitter.results import Row
 from cnnsplitter.search import GradientSearch
 from cnnsplitter.splitting import limited, split, trace
 from cnnsplitter.terminal import Terminal
 from cnnsplitter.training import Training, train
 from cnnsplitter.weights import load_weights
-from experiments.patch_first import known_rows
+from experiments.result_rows import known_rows, write_rows
 
 HERE = Path(__file__).parent
 SIZE = 32
@@ -86,7 +86,7 @@ def main(
             for second in settings["second"]:
                 if (second, seed) not in done:
                     rows += case(place, second, seed)
-                    write_results(out, rows, command)
+                    write_rows(out, rows, command)
     terminal.table("New tasks", rows)
 
 

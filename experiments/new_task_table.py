@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from cnnsplitter.results import read_json
+from experiments.result_rows import made_by
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
@@ -70,8 +71,7 @@ TABLES = {"new-task": table, "subtasks": subtask_table}
 
 def written(page: str, name: str, found: Mapping[str, Any]) -> str:
     """Return the page with one of its tables made anew from what a results file holds."""
-    made = f"Made by `{found['command']}` with PyTorch {found['versions']['torch']}.\n"
-    new = f"<!-- {name} -->\n{TABLES[name](found['rows'])}\n{made}<!-- end -->"
+    new = f"<!-- {name} -->\n{TABLES[name](found['rows'])}\n{made_by(found)}\n<!-- end -->"
     place = re.compile(f"<!-- {name} -->\n.*?<!-- end -->", re.DOTALL)
     return place.sub(lambda _: new, page)
 

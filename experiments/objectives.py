@@ -18,13 +18,13 @@ from cnnsplitter.classifier import Classifier
 from cnnsplitter.compensation.compensating import compensate
 from cnnsplitter.data import Splits
 from cnnsplitter.errors import CnnSplitterError
-from cnnsplitter.results import Row, write_results
+from cnnsplitter.results import Row
 from cnnsplitter.search import GradientSearch
 from cnnsplitter.search.gradient.gates import Gate
 from cnnsplitter.search.gradient.pairs import Form
 from cnnsplitter.splitting import split, trace
 from cnnsplitter.terminal import Terminal
-from experiments.patch_first import known_rows
+from experiments.result_rows import known_rows, write_rows
 from experiments.split import accuracy, splits_of, strong_model
 
 HERE = Path(__file__).parent
@@ -62,7 +62,7 @@ def main(
                     continue
                 search = GradientSearch(**own["gradient"], keep=0.7, form=form, gate=gate)
                 rows.append(case(strong, data, search, seed, runs, terminal))
-                write_results(out, rows, command)
+                write_rows(out, rows, command)
     terminal.table("Objectives and gates", rows)
 
 

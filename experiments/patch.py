@@ -26,12 +26,13 @@ from cnnsplitter.patches.baselines import random_modules
 from cnnsplitter.pipeline import Run
 from cnnsplitter.progress import Progress, Step
 from cnnsplitter.recipes import DataSettings, ModelSettings, PatchSettings, Recipe, load_recipe
-from cnnsplitter.results import Row, write_results
+from cnnsplitter.results import Row
 from cnnsplitter.storage.saving import load_as
 from cnnsplitter.terminal import Terminal
 from cnnsplitter.training import Training
 from experiments.patch_cases import Case
-from experiments.patch_first import HERE, known_rows
+from experiments.patch_first import HERE
+from experiments.result_rows import known_rows, write_rows
 from experiments.score_cache import ScoreCache
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -149,7 +150,7 @@ def main(
                             experiment, run, kind, class_name, patches[class_name], cache
                         )
                         rows += case.rows(done)
-                        write_results(out, rows, command)
+                        write_rows(out, rows, command)
 
 
 def prepare(

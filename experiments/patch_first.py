@@ -12,16 +12,17 @@ import typer
 
 from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
-from cnnsplitter.errors import CnnSplitterError, StorageError
+from cnnsplitter.errors import CnnSplitterError
 from cnnsplitter.evaluation import compare
 from cnnsplitter.models import build_model
 from cnnsplitter.patches.patching import patch
 from cnnsplitter.pipeline import Run
 from cnnsplitter.recipes import load_recipe
-from cnnsplitter.results import Row, read_json, write_results
+from cnnsplitter.results import Row
 from cnnsplitter.storage.saving import save
 from cnnsplitter.terminal import Terminal
 from cnnsplitter.weights import load_weights
+from experiments.result_rows import known_rows, write_rows
 
 HERE = Path(__file__).parent
 METHODS = {"min-max": "replace", "min-max-renormalised": "renormalise"}
@@ -55,18 +56,8 @@ def main(
             for target in recipe.patch.targets:
                 if (target, seed) not in done:
                     rows += cases(run, target)
-                    write_results(out, rows, command)
+                    write_rows(out, rows, command)
     terminal.table("Patches", rows)
-
-
-def known_rows(out: Path, command: str) -> list[Row]:
-    """Return the rows that the same command has written before."""
-    if not out.exists():
-        return []
-    known = read_json(out)
-    if known["command"] != command:
-        raise StorageError(f"{out}: was made by {known['command']!r}; choose another --out")
-    return list(known["rows"])
 
 
 def provide_strong(run: Run, weights: Path) -> None:

@@ -15,6 +15,7 @@ from experiments.patch_first import HERE
 from experiments.patch_reading import case, reading
 from experiments.patch_table import TITLES as COLUMNS
 from experiments.patch_table import cells, table
+from experiments.result_rows import made_by
 from experiments.table import table as by_target
 
 PAGE = HERE.parent / "docs" / "patch-results.md"
@@ -167,12 +168,6 @@ def _gates(found: Mapping[str, Any]) -> str:
 
 def _spread(values: Sequence[float]) -> str:
     return f"{mean(values):.0f} ({min(values):.0f} to {max(values):.0f})"
-
-
-def made_by(found: Mapping[str, Any]) -> str:
-    """Return where figures come from."""
-    versions = ", ".join(f"{name} {value}" for name, value in found["versions"].items())
-    return f"Made by `{found['command']}` on {found['machine']['processor']} with {versions}."
 
 
 if __name__ == "__main__":

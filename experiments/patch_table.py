@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cnnsplitter.results import read_json
+from experiments.result_rows import made_by
 
 FIGURES = {"precision": "precision", "recall": "recall", "f1": "F1", "other": "other classes"}
 TITLES = ("weak", "patch", "method", "cases", *FIGURES.values(), "F1 worse", "patch runs")
@@ -44,13 +45,12 @@ def _change(figure: str, rows: Sequence[Mapping[str, Any]]) -> str:
 def main(file: Annotated[Path, typer.Argument(help="A results file.")]) -> None:
     """Print the page: the table, and where its figures come from."""
     found = read_json(file)
-    made = ", ".join(f"{name} {value}" for name, value in found["versions"].items())
     typer.echo(
         "Mean change in points on the test images ± standard deviation over the cases (target "
         "classes and seeds).\n"
     )
     typer.echo(table(found["rows"]))
-    typer.echo(f"\nMade by `{found['command']}` on {found['machine']['processor']} with {made}.")
+    typer.echo(f"\n{made_by(found)}")
 
 
 if __name__ == "__main__":

@@ -30,13 +30,13 @@ from cnnsplitter.inference import predict
 from cnnsplitter.models import build_model
 from cnnsplitter.preprocessing import IMAGENET
 from cnnsplitter.progress import Step
-from cnnsplitter.results import Row, read_json, write_json, write_results
+from cnnsplitter.results import Row, read_json, write_json
 from cnnsplitter.search import Search
 from cnnsplitter.search.registry import make_search
 from cnnsplitter.splitting import Split, limited, split, trace
 from cnnsplitter.terminal import Terminal
 from cnnsplitter.weights import load_weights
-from experiments.patch_first import known_rows
+from experiments.result_rows import known_rows, write_rows
 
 HERE = Path(__file__).parent
 PLAIN, COMPENSATED = "no", "compensated"
@@ -130,7 +130,7 @@ def main(
                 trial = Trial(case, settings, strong, data, tuning, runs, terminal, on)
                 for row in trial.rows(rows):
                     rows.append({**row, "threads": threads})
-                    write_results(out, rows, command)
+                    write_rows(out, rows, command)
     terminal.table("Splits", rows)
 
 

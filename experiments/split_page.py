@@ -7,6 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from cnnsplitter.results import read_json
+from experiments.result_rows import made_by
 
 HERE = Path(__file__).parent
 RESULTS, WAYS = HERE / "results/split.json", HERE / "results/objectives.json"
@@ -54,7 +55,7 @@ def page(results: Mapping[str, Any], ways: Mapping[str, Any] | None = None) -> s
         results: ``machine``, ``versions``, ``command`` and ``rows``.
         ways: Likewise of `experiments.objectives`.
     """
-    rows, machine, versions = results["rows"], results["machine"], results["versions"]
+    rows = results["rows"]
     threads = ", ".join(map(str, sorted({row["threads"] for row in rows})))
     parts = [HEAD]
     for model in dict.fromkeys(row["model"] for row in rows):
@@ -63,8 +64,7 @@ def page(results: Mapping[str, Any], ways: Mapping[str, Any] | None = None) -> s
     parts += [
         *([] if ways is None else [_ways(ways)]),
         LIMITS,
-        f"Made by `{results['command']}`\non {machine['processor']}, threads: {threads}, "
-        f"shared with other work,\nwith PyTorch {versions['torch']}; the rows are in\n"
+        f"{made_by(results)}\nThreads: {threads}; shared with other work. The rows are in\n"
         "[experiments/results/split.json](../experiments/results/split.json).\n",
     ]
     return "\n".join(parts)
@@ -81,7 +81,7 @@ def _ways(results: Mapping[str, Any]) -> str:
         seconds = mean(row["cpu_seconds"] for row in rows)
         lines.append((*names, str(len(rows)), *figures, f"{seconds:.0f}"))
     table_of = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return f"{WAY_HEAD}\n{table_of}\nMade by `{results['command']}`.\n"
+    return f"{WAY_HEAD}\n{table_of}\n{made_by(results)}\n"
 
 
 def _spread(rows: Rows, figure: str) -> str:

@@ -21,13 +21,13 @@ from cnnsplitter.finetuning import FineTuning, fine_tune
 from cnnsplitter.models import build_model
 from cnnsplitter.preprocessing import IMAGENET
 from cnnsplitter.recalibration import recalibrate
-from cnnsplitter.results import Row, write_results
+from cnnsplitter.results import Row
 from cnnsplitter.search import GradientSearch
 from cnnsplitter.splitting import trace
 from cnnsplitter.subtasks.searching import subtask
 from cnnsplitter.terminal import Terminal
 from cnnsplitter.weights import load_weights
-from experiments.patch_first import known_rows
+from experiments.result_rows import known_rows, write_rows
 
 HERE = Path(__file__).parent
 TASKS = (("cat", "ship"), ("cat", "dog", "ship"), ("airplane", "cat", "dog", "horse", "truck"))
@@ -59,7 +59,7 @@ def main(
             for classes in TASKS:
                 if (",".join(classes), seed) not in done:
                     rows.append(case(strong, data, classes, seed, runs, terminal))
-                    write_results(out, rows, command)
+                    write_rows(out, rows, command)
     terminal.table("Sub-tasks", rows)
 
 

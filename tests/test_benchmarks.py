@@ -23,6 +23,7 @@ def test_generation(capsys: pytest.CaptureFixture[str]) -> None:
     found = printed(capsys)
     assert found["same_winners"] is True
     assert found["scores_ratio"] > 0
+    assert found["scores_ratio_bfloat16"] > 0
     assert found["tournament_ratio"] > 0
     assert found["cut_over_masks"] > 0
 
