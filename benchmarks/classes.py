@@ -42,11 +42,16 @@ def measure(classes: int, options: argparse.Namespace, width: float) -> dict[str
         "classes": classes,
         "kernels": channels.kernel_count,
         "images": len(data),
-        "importance": round(importance, 3),
-        "run": round(run / options.sample * classes * population, 1),
-        "tournament": round(tournament, 3),
-        "peak_gb": round(scores.nbytes / 1e9, 4),
+        "importance": _shown(importance),
+        "run": _shown(run / options.sample * classes * population),
+        "tournament": _shown(tournament),
+        "peak_gb": _shown(scores.nbytes / 1e9),
     }
+
+
+def _shown(value: float) -> float:
+    """Return three digits of a value, which is not 0 however fast the machine is."""
+    return float(f"{value:.3g}")
 
 
 def power(rows: list[dict[str, Any]], of: str, by: str) -> float:
