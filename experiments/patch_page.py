@@ -59,12 +59,17 @@ tables are of one split of the ResNet-20, compensated and fine-tuned, by
 modules`. Not tried: a SimCNN as strong model, and for the LeNet-5 one of its five targets alone.
 """
 ABOUT = {
-    "lenet-five": "The strong model is a ResNet-20 that was trained for 12 epochs on the five target "
-    "classes\nalone, by `cnnsplitter train resnet20 --data "
-    "'cifar10.npz[airplane,automobile,bird,cat,deer]'\n--epochs 12`, and has never seen an image of "
-    "the weak model's other classes.\n\n",
-    "paper-simcnn": "The strong model is the paper's SimCNN at full width, 89.8 % right on the test "
-    "images; it has seen\n40,000 of the 50,000 training images.\n\n",
+    "lenet-five": """\
+The strong model is a ResNet-20 that was trained on the five target classes alone, by `cnnsplitter
+train resnet20 --data 'cifar10.npz[airplane,automobile,bird,cat,deer]' --epochs 12`, and has never
+seen an image of the weak model's other classes.
+
+""",
+    "paper-simcnn": """\
+The strong model is the paper's SimCNN at full width, 89.8 % right on the test images; it has seen
+40,000 of the 50,000 training images.
+
+""",
 }
 MISSING = "Not run yet: there is no `{file}`.\n"
 GATES = """## How seldom can a gate run the patch?

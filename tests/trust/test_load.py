@@ -76,7 +76,10 @@ def test_predictions_are_the_same(error: Exception) -> None:
 
 
 def test_training_goes_on_with_the_same_gradient() -> None:
-    settings = Training(epochs=2, batch_size=16, schedule="constant", momentum=0.0)
+    # bfloat16 rounds each part's gradient, so that equal steps soon lead elsewhere
+    settings = Training(
+        epochs=2, batch_size=16, schedule="constant", momentum=0.0, precision="float32"
+    )
     data = toys.image_set(32)
     model, _ = tight(5)
     start, _ = tight(10**6)
