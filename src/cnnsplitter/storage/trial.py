@@ -6,6 +6,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from cnnsplitter.channels.shadow import ShapeMode
 from cnnsplitter.classifier import Classifier, logits_of
 from cnnsplitter.errors import ModelError
 
@@ -47,7 +48,7 @@ def _run(classifier: Classifier) -> tuple[int, object]:
             module.register_forward_hook(measure)
         like = next(classifier.net.parameters(), torch.empty(0))
         images = torch.empty(2, *classifier.input_shape, dtype=like.dtype, device="meta")
-        with torch.no_grad():
+        with torch.inference_mode(), ShapeMode():  # type: ignore[no-untyped-call]
             shape = tuple(logits_of(shadow(images)).shape)
         return largest, shape
     except Exception as error:  # the network may be the user's own, with errors of any type
