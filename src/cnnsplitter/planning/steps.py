@@ -19,7 +19,7 @@ from cnnsplitter.splitting import IMPORTANCE_IMAGES
 
 BACKWARD = 2.0
 """The backward pass of a training step takes about so many times its forward pass."""
-_PATIENCE = 0.1
+_PATIENCE = 0.05
 
 
 def split_steps(
