@@ -10,7 +10,7 @@ from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.errors import DataError, ModelError, SettingsError
 from cnnsplitter.finetuning import RATES, FineTuning, fine_tune
-from cnnsplitter.inference import predict
+from cnnsplitter.inference import Precision, predict
 from cnnsplitter.progress import Step
 from cnnsplitter.splitting import trace
 from cnnsplitter.subtasks.networks import cut, restrict
@@ -28,18 +28,36 @@ def distance(strong: Classifier, module: ClassModule) -> float:
     return (predict(module, DATA) - wanted).square().mean().item()
 
 
+def states(tuned: dict[str, ClassModule]) -> list[Tensor]:
+    return [tensor for module in tuned.values() for tensor in module.state_dict().values()]
+
+
 def normed() -> Classifier:
     return toys.classifier("resnet20", width=0.25)
 
 
 @pytest.mark.parametrize("strong", [normed(), toys.classifier("lenet5", width=1.0)])
-def test_scores_come_nearer_to_the_strong_logits(strong: Classifier) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_scores_come_nearer_to_the_strong_logits(strong: Classifier, precision: Precision) -> None:
     modules = modules_of(strong)
-    tuned = fine_tune(
-        modules, strong, DATA, FineTuning(epochs=6, batch_size=20, learning_rate=1e-2), seed=0
-    )
+    settings = FineTuning(epochs=6, batch_size=20, learning_rate=1e-2, precision=precision)
+    tuned = fine_tune(modules, strong, DATA, settings, seed=0)
     for key, module in modules.items():
         assert distance(strong, tuned[key]) < 0.7 * distance(strong, module)
+
+
+@pytest.mark.parametrize(("native", "named"), [(False, "float32"), (True, "bfloat16")])
+def test_the_precision_is_the_device_s_own(
+    native: bool, named: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnnsplitter.inference.native_bfloat16", lambda _: native)
+    strong = toys.classifier("lenet5", width=1.0)
+    modules, chosen = modules_of(strong), QUICK.model_copy(update={"precision": named})
+    found, wanted = (
+        states(fine_tune(modules, strong, DATA, each, seed=0)) for each in (QUICK, chosen)
+    )
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+    assert all(tensor.dtype == torch.float32 for tensor in found), "weights stay what they were"
 
 
 def faint() -> Classifier:
@@ -132,13 +150,10 @@ def test_a_sub_task_learns_all_its_logits() -> None:
 FEW = toys.image_set(40)
 
 
-def states(tuned: dict[str, ClassModule]) -> list[Tensor]:
-    return [tensor for module in tuned.values() for tensor in module.state_dict().values()]
-
-
 def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     strong = toys.classifier("lenet5", width=1.0)
-    modules, settings = {"cat": toys.class_module(strong)}, FineTuning(batch_size=20)
+    modules = {"cat": toys.class_module(strong)}
+    settings = FineTuning(batch_size=20, precision="float32")  # which parts round as the whole
     whole = states(fine_tune(modules, strong, FEW, settings, seed=0))
     hazards.little_memory(monkeypatch, nn.Conv2d, 7, 1)
     found = states(fine_tune(modules, strong, FEW, settings, seed=0))

@@ -21,7 +21,14 @@ from cnnsplitter.class_modules import ClassModule, require_same_shape
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
 from cnnsplitter.errors import DataError, ModelError, SettingsError, require_seed
-from cnnsplitter.inference import device_of, in_more_parts, in_parts, to_device
+from cnnsplitter.inference import (
+    WantedPrecision,
+    device_of,
+    in_more_parts,
+    in_parts,
+    precision_on,
+    to_device,
+)
 from cnnsplitter.nets import eval_mode
 from cnnsplitter.progress import Progress, Step, silent
 from cnnsplitter.recalibration import has_batch_norm, norms_of
@@ -44,6 +51,7 @@ class FineTuning(BaseModel):
         learning_rate: At the start; None: the highest of ``RATES`` for networks with batch norms,
             for others the one that brings most within ``TRIED_STEPS`` steps.
         flip: Mirror half of the images.
+        precision: ``auto`` is bfloat16 where the device computes in it natively.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -52,6 +60,7 @@ class FineTuning(BaseModel):
     batch_size: int = Field(default=100, ge=2)
     learning_rate: float | None = Field(default=None, gt=0)
     flip: bool = False
+    precision: WantedPrecision = "auto"
 
 
 def fine_tune(
@@ -91,7 +100,7 @@ def fine_tune(
     teacher = _Teacher(strong, size, size)
     rates = [settings.learning_rate or _rate_for(m, teacher, data, seed) for m in modules.values()]
     students = [
-        _Student.of(copy.deepcopy(module), rate, steps)
+        _Student.of(copy.deepcopy(module), rate, steps, settings.precision)
         for module, rate in zip(modules.values(), rates, strict=True)
     ]
     generator = torch.Generator().manual_seed(seed)
@@ -126,10 +135,13 @@ class _Student(Generic[M]):
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     frozen: tuple[nn.Parameter, ...]
+    bfloat16: bool
     parts: int = 1
 
     @classmethod
-    def of(cls, module: M, rate: float, steps: int) -> "_Student[M]":
+    def of(
+        cls, module: M, rate: float, steps: int, wanted: WantedPrecision = "float32"
+    ) -> "_Student[M]":
         """Make a class module ready: its norms learn the statistics, nothing is dropped out."""
         frozen = tuple(p for p in module.parameters() if not p.requires_grad)
         for parameter in frozen:
@@ -139,7 +151,8 @@ class _Student(Generic[M]):
         module.to(memory_format=torch.channels_last)
         optimizer = torch.optim.Adam(module.parameters(), lr=rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
-        return cls(module, optimizer, schedule, frozen)
+        bfloat16 = precision_on(device_of(module), wanted) == "bfloat16"
+        return cls(module, optimizer, schedule, frozen, bfloat16)
 
     def learn(self, images: Tensor, logits: Tensor) -> float:
         """Take one step towards the strong logits float[B, N]; return the loss before it."""
@@ -165,7 +178,9 @@ class _Student(Generic[M]):
         self.optimizer.zero_grad()
         for part, own in zip(images, wanted, strict=True):
             with torch.enable_grad():
-                loss = functional.mse_loss(self.module(part), own) * (len(part) / count)
+                with torch.autocast(part.device.type, torch.bfloat16, enabled=self.bfloat16):
+                    given = self.module(part)
+                loss = functional.mse_loss(given.to(own.dtype), own) * (len(part) / count)
             torch.autograd.backward(loss)
             total += loss.item()
         return total
