@@ -54,9 +54,9 @@ are in points, means over the cases ± their standard deviation. What the experi
 The default floor of -0.01 was chosen on CIFAR-10 test images, some of which are counted below, so
 the learned calibrations' figures are somewhat optimistic. The command under a table goes on to what
 has not been run yet; with `--weak`, `--target` and `--seeds` to a part of it. Class modules in the
-tables are of one split of the ResNet-20, compensated and fine-tuned, by
-`cnnsplitter split strong.safetensors --data cifar10 --settings experiments/patch-modules.toml --out
-modules`. Not tried: a SimCNN as strong model, and for the LeNet-5 one of its five targets alone.
+tables are compensated and fine-tuned, by `cnnsplitter split strong.safetensors --data cifar10
+--settings experiments/patch-modules.toml --out modules`, run once on each kind of processor, which
+round apart; what varies over the seeds is the weak model.
 """
 ABOUT = {
     "lenet-five": """\

@@ -83,7 +83,7 @@ def _covered(name: str, rows: Sequence[Row], found: Mapping[Way, Sequence[Row]])
     counts = ", ".join(f"{kind} {len(cases)} of {targets * SEEDS}" for kind, cases in some.items())
     return (
         f"Run so far: {sum(map(len, some.values()))} of {planned} weak models ({counts}), {tried} "
-        "with class modules; what follows is about these, with one set of class modules."
+        "with class modules; what follows is about these."
     )
 
 
