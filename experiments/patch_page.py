@@ -23,7 +23,7 @@ README = HERE.parent / "README.md"
 SHORT = {
     "scarce": "CIFAR-10 LeNet-5 that has seen 50 images of the class",
     "lenet": "LeNet-5 over- or underfitted on six classes",
-    "paper": "the paper's too-simple CNN",
+    "paper": "the paper's too-simple, over- and underfitted CNNs",
 }
 SUMMARY = {
     ("class-module", "learned"): "class module, learned calibration (the default)",
