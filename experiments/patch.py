@@ -38,6 +38,7 @@ from experiments.score_cache import ScoreCache
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LENET = Training(epochs=190, batch_size=128, learning_rate=0.05, momentum=0.0, weight_decay=0.0)
+LONGER = "class-module, tuned for longer"
 SCARCE = 50
 LATE = 40
 """Epochs of the paper's overfitted models. A first one, trained for 105, had 99.7 % of its training
@@ -120,6 +121,9 @@ def main(
     modules: Annotated[
         Path | None, typer.Option(help="Folder of its class modules; without, only whole-strong.")
     ] = None,
+    longer: Annotated[
+        Path | None, typer.Option(help="Folder of class modules that were fine-tuned for longer.")
+    ] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/patch"),
     out: Annotated[Path | None, typer.Option(help="Results: results/patch-NAME.json.")] = None,
     weak: Annotated[list[str] | None, typer.Option(help="Kind of weak model; repeatable.")] = None,
@@ -134,9 +138,11 @@ def main(
     command = (
         f"python -m experiments.patch {name} --strong {strong.name} "
         f"--cifar10 {cifar10.name} --cifar100 {cifar100.name}"
-    ) + (f" --modules {modules.name}" if modules else "")
+    )
+    folders = {"modules": modules, "longer": longer}
+    command += "".join(f" --{name} {path.name}" for name, path in folders.items() if path)
     places = {"cifar10": str(cifar10), "cifar100": str(cifar100)}
-    patches = load_patches(strong, modules, target or experiment.targets)
+    patches = load_patches(strong, modules, target or experiment.targets, longer)
     rows = known_rows(out, command)
     cache = ScoreCache(runs / "scores")
     with Terminal() as terminal:
@@ -212,19 +218,27 @@ def patches_of(rows: Sequence[Row], kind: str, target: str, seed: int) -> set[st
 
 
 def load_patches(
-    strong: Path, folder: Path | None, targets: Sequence[str]
+    strong: Path, folder: Path | None, targets: Sequence[str], longer: Path | None = None
 ) -> dict[str, dict[str, ClassModule]]:
-    """Return for every target its class module, the whole strong model and a random selection."""
+    """Return for every target its class module, the whole strong model and a random selection.
+
+    With ``longer`` also its class module that was fine-tuned for longer.
+    """
     model = load_as(Classifier, strong)
     whole = {name: ClassModule.of(model, name) for name in targets}
     if folder is None:
         return {name: {"whole-strong": module} for name, module in whole.items()}
-    cut = {name: load_as(ClassModule, folder / f"{name}.safetensors") for name in targets}
+    cut = modules_in(folder, targets)
     drawn = random_modules(model, cut, 0)
-    return {
-        name: {"class-module": cut[name], "whole-strong": whole[name], "random": drawn[name]}
-        for name in targets
-    }
+    kinds = {"class-module": cut, "whole-strong": whole, "random": drawn}
+    if longer:
+        kinds[LONGER] = modules_in(longer, targets)
+    return {name: {kind: modules[name] for kind, modules in kinds.items()} for name in targets}
+
+
+def modules_in(folder: Path, targets: Sequence[str]) -> dict[str, ClassModule]:
+    """Return the class modules of a folder."""
+    return {name: load_as(ClassModule, folder / f"{name}.safetensors") for name in targets}
 
 
 def recipe_of(experiment: Experiment, kind: str, seed: int) -> Recipe:

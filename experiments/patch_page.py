@@ -56,7 +56,9 @@ the learned calibrations' figures are somewhat optimistic. The command under a t
 has not been run yet; with `--weak`, `--target` and `--seeds` to a part of it. Class modules in the
 tables are compensated and fine-tuned, by `cnnsplitter split strong.safetensors --data cifar10
 --settings experiments/patch-modules.toml --out modules`, run once on each kind of processor, which
-round apart; what varies over the seeds is the weak model.
+round apart; what varies over the seeds is the weak model. Those *tuned for longer* pass over 35,000
+images twice instead of over 6,000 once (`experiments/patch-modules-long.toml`, `--longer`); that
+this is worth trying was seen on the figures of the others.
 """
 ABOUT = {
     "lenet-five": """\

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from experiments.patch import EXPERIMENTS
+from experiments.patch import EXPERIMENTS, LONGER
 
 Row = Mapping[str, Any]
 Case = tuple[str, str, int]
@@ -29,6 +29,7 @@ WAYS = {
     ("class-module", "min-max"): "class modules by the paper's min-max rule",
     ("class-module", "linear"): "class modules by the re-test's linear layer",
     ("whole-strong", "learned"): "the whole strong model, learned, as the ceiling",
+    (LONGER, "learned"): "class modules fine-tuned for longer, learned",
     ("random", "learned"): "as many kernels drawn at random, learned",
     ("none", "fine-tune"): "the weak model fine-tuned on the same images, without a patch",
     ("none", "last-layer"): "its last layer retrained on the same images, without a patch",
@@ -37,30 +38,42 @@ WAYS = {
 
 def reading(name: str, rows: Sequence[Row]) -> list[str]:
     """Return sentences: what was run, the goals, and all ways on the same weak models."""
-    found = by_way(rows, {case(row) for row in rows if row["patch"] == "class-module"})
+    found = by_way([row for row in rows if row["patch"] != LONGER], "class-module")
     lines = [_covered(name, rows, found)]
-    ours = found.get(("class-module", "learned"), [])
-    if not ours:
+    if not found:
         return [*lines, "Only the whole strong model was the patch: of class modules, nothing."]
-    lines += [
+    lines += [*_judged(name, found, "class-module"), *_ways(found)]
+    longer = by_way(rows, LONGER)
+    if not longer:
+        return lines
+    count = len(longer[LONGER, "learned"])
+    lines.append(
+        f"Class modules that were fine-tuned for longer were tried on {count} weak models:"
+    )
+    return [*lines, *_judged(name, longer, LONGER), *_ways(longer)]
+
+
+def by_way(rows: Sequence[Row], patch: str) -> dict[Way, list[Row]]:
+    """Return the rows of the weak models on which a patch was tried, by patch and method."""
+    cases = {case(row) for row in rows if row["patch"] == patch}
+    found: dict[Way, list[Row]] = {}
+    for row in rows:
+        if case(row) in cases:
+            found.setdefault((row["patch"], row["method"]), []).append(row)
+    return found
+
+
+def _judged(name: str, found: Mapping[Way, Sequence[Row]], patch: str) -> list[str]:
+    """Return which goals a patch meets, and what it keeps of the whole strong model's gain."""
+    ours = found[patch, "learned"]
+    lines = [
         _goal(f"{NAMES[figure]}, at least {goal:+.1f}", change(ours, figure), goal)
         for figure, goal in GOALS[name].items()
     ]
     worse = [row for row in ours if row["f1_after"] < row["f1_before"]]
     if GOALS[name]:
         lines.append(f"Goal, F1 worse in none: {_met(not worse)}, in {len(worse)} of {len(ours)}.")
-    return [*lines, *_shares(found, is_goal=name == "paper"), *_ways(found)]
-
-
-def by_way(
-    rows: Sequence[Row], cases: set[tuple[str, str, int]]
-) -> dict[tuple[str, str], list[Row]]:
-    """Return the rows of some weak models by patch and method."""
-    found: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        if case(row) in cases:
-            found.setdefault((row["patch"], row["method"]), []).append(row)
-    return found
+    return [*lines, *_shares(found, patch, is_goal=name == "paper")]
 
 
 def case(row: Row) -> Case:
@@ -87,9 +100,9 @@ def _covered(name: str, rows: Sequence[Row], found: Mapping[Way, Sequence[Row]])
     )
 
 
-def _shares(found: Mapping[Way, Sequence[Row]], *, is_goal: bool) -> list[str]:
+def _shares(found: Mapping[Way, Sequence[Row]], patch: str, *, is_goal: bool) -> list[str]:
     """Return what class modules keep of the whole strong model's gain, and gates of theirs."""
-    ours, gated = found["class-module", "learned"], found["class-module", "learned-gated"]
+    ours, gated = found[patch, "learned"], found[patch, "learned-gated"]
     kept, runs = (
         100 * mean(row[key] for row in rows)
         for key, rows in (("kept_kernels", ours), ("run_share", gated))

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from experiments.patch import EXPERIMENTS, Halfway, prepare, recipe_of
+from experiments.patch import EXPERIMENTS, LONGER, Halfway, prepare, recipe_of
 from experiments.patch_cases import FITTINGS, Case
 from experiments.patch_first import HERE
 from experiments.patch_gates import rows_of
@@ -133,3 +133,21 @@ def test_goals_are_met_or_missed_by_the_figures(ours: float, whole: float, gated
     assert ("missed" in kernels) == (ours < 0.95 * whole)
     assert ("missed" in gate) == (gated / ours < 0.95)
     assert any("ceiling" in line and f"{whole:+.1f} " in line for line in lines)
+
+
+def test_class_modules_tuned_for_longer_are_held_against_the_others_of_their_cases() -> None:
+    rows = [
+        _row(patch, method, points, target)
+        for target, more in (("bird", 0), ("cat", 10))
+        for patch, points in (("class-module", 10 + more), ("whole-strong", 20 + more))
+        for method in ("learned", "learned-gated")
+    ]
+    short = reading("paper", rows)
+    rows += [_row(LONGER, method, 19.5) for method in ("learned", "learned-gated")]
+    lines = reading("paper", rows)
+    assert lines[: len(short)] == short, "the shorter tuning is read as before"
+    longer = lines[len(short) :]
+    assert "tried on 1 weak models" in longer[0]
+    (share,) = (line for line in longer if "95 % of the gain by at most" in line)
+    assert "met, 60 % of the kernels give 98 % of" in share, "19.5 of 20, on the bird alone"
+    assert any("by class modules, learned" in line and "+10.0 " in line for line in longer)
