@@ -12,7 +12,7 @@ from typing import Any
 
 from cnnsplitter.results import read_json
 from experiments.patch_first import HERE
-from experiments.patch_reading import case, reading
+from experiments.patch_reading import case, reading, with_auto
 from experiments.patch_table import TITLES as COLUMNS
 from experiments.patch_table import cells, table
 from experiments.result_rows import made_by
@@ -28,6 +28,7 @@ SHORT = {
 SUMMARY = {
     ("class-module", "learned"): "class module, learned calibration (the default)",
     ("class-module", "learned-gated"): "the same, run only in doubt (`--gate`)",
+    ("class-module", "auto"): "class module, learned or linear calibration (`--calibration auto`)",
     ("class-module", "min-max"): "class module, the paper's min-max rule",
     ("whole-strong", "learned"): "whole strong model, learned calibration",
     ("none", "fine-tune"): "no patch: the weak model fine-tuned on the same images",
@@ -58,7 +59,9 @@ tables are compensated and fine-tuned, by `cnnsplitter split strong.safetensors 
 --settings experiments/patch-modules.toml --out modules`, run once on each kind of processor, which
 round apart; what varies over the seeds is the weak model. Those *tuned for longer* pass over 35,000
 images twice instead of over 6,000 once (`experiments/patch-modules-long.toml`, `--longer`); that
-this is worth trying was seen on the figures of the others.
+this is worth trying was seen on the figures of the others. So was that `auto` is worth having,
+which takes `learned` or `linear` by held-out calibration images; its rows are those of the one that
+it takes.
 """
 ABOUT = {
     "lenet-five": """\
@@ -118,7 +121,7 @@ def summarised(readme: str, folder: Path) -> str:
     titles = ("weak models", "patch", *COLUMNS[3:])
     lines = [titles, tuple("---" for _ in titles)]
     for name, title in SHORT.items():
-        rows = read_json(folder / f"patch-{name}.json")["rows"]
+        rows = with_auto(read_json(folder / f"patch-{name}.json")["rows"])
         tried = {case(row) for row in rows if row["patch"] == "class-module"}
         for (patch, method), shown in SUMMARY.items():
             own = [row for row in rows if (row["patch"], row["method"]) == (patch, method)]
@@ -146,7 +149,7 @@ def page(folder: Path) -> str:
 
 
 def _experiment(name: str, found: Mapping[str, Any]) -> str:
-    rows = found["rows"]
+    rows = with_auto(found["rows"])
     seeds = sorted({row["seed"] for row in rows})
     cases = {(row["weak"], row["target"], row["seed"]) for row in rows}
     targets = ", ".join(sorted({row["target"] for row in rows}))

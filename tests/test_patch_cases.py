@@ -4,17 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from experiments import patch_cases
 from experiments.patch import EXPERIMENTS, LONGER, Halfway, prepare, recipe_of
 from experiments.patch_cases import FITTINGS, Case
 from experiments.patch_first import HERE
 from experiments.patch_gates import rows_of
 from experiments.patch_page import PAGE, page
-from experiments.patch_reading import reading
+from experiments.patch_reading import reading, with_auto
 from experiments.patch_table import FIGURES, table
 from experiments.score_cache import ScoreCache
 
 from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.patches import baselines
+from cnnsplitter.patches.fitting import Fitting
 from cnnsplitter.patches.gating import DOUBTS
 from cnnsplitter.progress import Step, silent
 from cnnsplitter.training import Training, train
@@ -48,6 +50,32 @@ def test_a_case_gives_a_row_for_every_method(
         2 + 3 * len(rows)
     )
     assert lines[0].startswith("| weak | patch | method | cases | precision")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_of_auto_are_those_that_it_would_give(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    modules = {"whole-strong": ClassModule.of(classifier(seed=seed + 10), "cat")}
+    case = Case(classifier(seed=seed), "cat", splits(60), modules, None, {"weak": "toy", "seed": 0})
+    told = with_auto([row for row in case.rows() if row["patch"] != "none"])
+    (derived,) = (row for row in told if row["method"] == "auto")
+    monkeypatch.setattr(patch_cases, "FITTINGS", {"auto": Fitting("auto")})
+    row = next(case.rows())
+    assert row["method"] == "auto"
+    for figure in FIGURES:
+        assert row[f"{figure}_after"] == derived[f"{figure}_after"]
+
+
+def test_auto_never_gives_the_target_for_the_others() -> None:
+    def told(f1: float, other: float, method: str) -> dict[str, Any]:
+        held_out = {"held_out_f1_change": f1, "held_out_other_change": other}
+        return _row("class-module", method, 0 if method == "learned" else 1) | held_out
+
+    for f1, other, taken in ((0.2, 0.1, 1), (0.2, 0.0, 0), (0.1, 0.9, 0), (0.3, 0.1, 1)):
+        rows = with_auto([told(0.2, 0.0, "learned"), told(f1, other, "linear")])
+        assert rows[-1]["f1_after"] == 0.5 + taken / 100, "the linear layer's points are 1"
+        assert len(rows) == 3
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -11,7 +11,7 @@ from cnnsplitter.commands import completing
 from cnnsplitter.data.named import NAMED_SETS
 from cnnsplitter.exporting import InputType
 from cnnsplitter.models import MODELS, build_model
-from cnnsplitter.patches import combining, operating_point
+from cnnsplitter.patches import combining, fitting, operating_point
 from cnnsplitter.search import SEARCHES
 from cnnsplitter.search.budget import Target
 from cnnsplitter.search.presets import PRESETS
@@ -20,7 +20,8 @@ from cnnsplitter.search.presets import PRESETS
 @pytest.mark.parametrize(
     ("offered", "known"),
     [
-        (completing.CALIBRATIONS, calibration.CALIBRATIONS),
+        (completing.METHODS, calibration.METHODS),
+        (completing.CALIBRATIONS, fitting.CHOICES),
         (completing.DATA, NAMED_SETS),
         (completing.ENGINES, engines.ENGINES),
         (completing.IMPORTANCES, get_args(splitting.Measure)),

@@ -76,6 +76,19 @@ class TestPatch:
         assert "latency ms" in outcome.out
         assert "images became right" in outcome.out
 
+    def test_says_which_calibration_held_out_images_favour(
+        self, shop: Shop, tmp_path: Path
+    ) -> None:
+        parts = ("--with", shop / "modules/cat.safetensors", "--data", shop / "data.npz")
+        options = ("--calibration", "auto", "--force-patch", "--out")
+        one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
+        text = succeed("patch", shop / "weak.safetensors", *parts, *options, one).out
+        found = succeed("patch", shop / "weak.safetensors", *parts, *options, two, "--json").json
+        (kind,) = found["calibration"]
+        assert kind in ("learned", "linear")
+        assert f"Calibration: {kind}." in text
+        assert load_as(PatchedModel, two).calibrations[0].kind == kind
+
     def test_writes_nothing_where_no_patch_helps(self, shop: Shop, tmp_path: Path) -> None:
         """The weak model itself is a class module that knows nothing new."""
         weak, out = shop / "weak.safetensors", tmp_path / "p.safetensors"

@@ -9,10 +9,8 @@ from importlib.resources import files
 
 from cnnsplitter.zoo import PREFIX, names
 
-CALIBRATIONS = (
-    *("learned", "temperature", "isotonic", "linear"),
-    *("min-max", "percentile", "outlier", "z-score"),
-)
+METHODS = ("min-max", "percentile", "outlier", "z-score")
+CALIBRATIONS = ("learned", "auto", "temperature", "isotonic", "linear", *METHODS)
 DATA = ("digits", "cifar10", "cifar100", "svhn", "mnist", "fashion-mnist")
 ENGINES = ("local", "ray")
 IMPORTANCES = ("feature-maps", "taylor")

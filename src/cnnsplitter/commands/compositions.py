@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnnsplitter.commands.completing import CALIBRATIONS, one_of
+from cnnsplitter.commands.completing import METHODS, one_of
 from cnnsplitter.commands.options import (
     Channels,
     Force,
@@ -40,7 +40,7 @@ Calibration = Annotated[
     str | None,
     typer.Option(
         help="Make scores comparable: learned, or one of the paper's rules.",
-        autocompletion=one_of(*CALIBRATIONS),
+        autocompletion=one_of("learned", *METHODS),
     ),
 ]
 Share = Annotated[

@@ -56,8 +56,8 @@ Weak = Annotated[
 Calibration = Annotated[
     str,
     typer.Option(
-        help="learned, temperature, isotonic; linear: the re-test's; or the paper's: min-max, "
-        "percentile, outlier, z-score.",
+        help="learned, temperature, isotonic; linear: the re-test's; auto: learned or linear, by "
+        "held-out images; or the paper's: min-max, percentile, outlier, z-score.",
         autocompletion=one_of(*CALIBRATIONS),
     ),
 ]
@@ -174,6 +174,8 @@ def patch(
         _save(context, attached, guard)
         if report:
             _write_report(context, attached, guard, fitting)
+        if calibration == "auto":
+            terminal.line(f"Calibration: {attached.model.calibrations[0].kind}.")
         rows = rivals.rows(model, attached.model, attached.images, fitting) if rivals else []
     _tell(attached, out, {"patched": list(kept), "guard": guard, "baselines": rows}, terminal)
 
@@ -292,6 +294,7 @@ class _Attached:
         """Return figures, costs and the share of images that each class module runs on."""
         cost = {name: vars(cost) for name, cost in self.cost.models.items()}
         facts = {"run_share": dict(self.cost.run_share), "images_at_once": self.cost.images_at_once}
+        facts["calibration"] = [calibration.kind for calibration in self.model.calibrations]
         return {"cost": cost, **facts, **self.comparison.to_json()}
 
 

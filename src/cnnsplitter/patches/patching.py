@@ -207,7 +207,7 @@ def patch(
             data that the weak model lacks may be added. They are shared with the patched model,
             not copied, and put in eval mode.
         data: The weak model's data; all is fitted on ``data.calibration``.
-        calibration: One of ``calibration.CALIBRATIONS``, see ``Fitting``.
+        calibration: One of ``fitting.CHOICES``, see ``Fitting``.
         rule: One of ``RULES``; ``"replace"`` is the paper's (method.md, section 2 step 6). As
             published, range calibrations are unclipped under it; other rules clip.
         objective: What the bias is set for: ``likelihood``, ``f1``, ``recall`` or ``precision``.
