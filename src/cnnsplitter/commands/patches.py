@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.data import Splits
     from cnnsplitter.evaluation import Comparison
+    from cnnsplitter.patches.combining import Observations
     from cnnsplitter.patches.cost import PatchCost
     from cnnsplitter.patches.fitting import Fitting
     from cnnsplitter.patches.patching import PatchedModel
@@ -155,6 +156,7 @@ def patch(
     for path in (out, *([report] if report else [])):
         require_free(path, force)
     from cnnsplitter.patches.fitting import Fitting
+    from cnnsplitter.patches.patching import observe
 
     terminal, build = Terminal(json, quiet, verbose=verbose), builder(context)
     fitting = Fitting(calibration, rule, objective, floor, gate)
@@ -166,11 +168,14 @@ def patch(
     if dry_run:
         _plan(model, parts, images, out, fitting, terminal)
         return
-    guard = _guarded(model, parts, images, fitting, terminal)
+    require_test_images(images)
+    with terminal:
+        seen = observe(model, parts, images.calibration)
+    guard = _guarded(seen, fitting, terminal)
     kept = {name: parts[name] for name in parts if force_patch or guard[name]["kept"]}
     _require_some(kept, guard, terminal)
     with terminal:
-        attached = _attach(model, kept, images, fitting, latency)
+        attached = _attach(model, kept, images, seen, fitting, latency)
         _save(context, attached, guard)
         if report:
             _write_report(context, attached, guard, fitting)
@@ -249,18 +254,13 @@ def _rivals(
 
 
 def _guarded(
-    model: "Classifier",
-    modules: "Mapping[str, ClassModule]",
-    images: "Splits",
-    fitting: "Fitting",
-    terminal: Terminal,
+    seen: "Observations", fitting: "Fitting", terminal: Terminal
 ) -> dict[str, dict[str, Any]]:
     """Judge the patches, tell the verdicts, and return them with whether each is kept."""
-    from cnnsplitter.patches.guard import judge
+    from cnnsplitter.patches.guard import judge_observed
 
-    require_test_images(images)
     with terminal:
-        judgement = judge(model, modules, images.calibration, fitting)
+        judgement = judge_observed(fitting, seen)
     for verdict in judgement.verdicts.values():
         terminal.line(str(verdict))
     return {
@@ -302,17 +302,21 @@ def _attach(
     model: "Classifier",
     modules: "Mapping[str, ClassModule]",
     images: "Splits",
+    seen: "Observations",
     fitting: "Fitting",
     latency: bool,
 ) -> _Attached:
     from cnnsplitter.evaluation import compare
     from cnnsplitter.patches.cost import measure_patch_cost
-    from cnnsplitter.patches.patching import known_classes
-    from cnnsplitter.patches.patching import patch as attach
+    from cnnsplitter.patches.patching import attach, known_classes, observe
 
-    # The class that a patch left out would have added is no class of the result.
-    images = images.relabel(known_classes(model, modules, images.classes))
-    patched = attach(model, modules, images, **vars(fitting))
+    known = known_classes(model, modules, images.classes)
+    if known == images.classes:
+        seen = seen.only([seen.layout.targets.index(target) for target in modules])
+    else:  # The class that a patch left out would have added is no class of the result.
+        images = images.relabel(known)
+        seen = observe(model, modules, images.calibration)
+    patched = attach(model, modules, seen, fitting)
     comparison = compare(patched.unpatched(), patched, images.test)
     cost = measure_patch_cost(patched, images.test, latency=latency)
     return _Attached(patched, images, comparison, cost)

@@ -72,6 +72,11 @@ class Layout:
         """N."""
         return len(self.classes)
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of the patched classes."""
+        return tuple(self.classes[column] for column in self.patched)
+
     def known(self, patch: int) -> int | None:
         """Return which of the weak model's logits a patch scores anew; None if it has none."""
         column = self.patched[patch]

@@ -138,7 +138,7 @@ def _chosen(fitting: Fitting, seen: Observations) -> str:
     # Patches that share a linear layer could not be taken away one by one.
     if len(seen.layout.patched) != 1 or int((seen.labels == seen.layout.patched[0]).sum()) < 2:
         return "learned"
-    target = seen.layout.classes[seen.layout.patched[0]]
+    (target,) = seen.layout.targets
     found = {}
     for name in ("learned", "linear"):
         outputs = held_out_outputs(replace(fitting, calibration=name, gate=None), seen)

@@ -94,12 +94,16 @@ def judge(
         DataError: Images that do not fit, or fewer than two of a class to be patched, three for
             the paper's calibrations.
     """
-    seen = observe(weak, modules, calibration)
-    targets = tuple(modules)
+    return judge_observed(fitting or Fitting(), observe(weak, modules, calibration))
+
+
+def judge_observed(fitting: Fitting, seen: Observations) -> Judgement:
+    """Judge patches like ``judge``, by what the models have said about the images."""
+    targets = seen.layout.targets
     kept = list(range(len(targets)))
     verdicts: dict[str, Verdict] = {}
     while kept:
-        found = verdicts_of(fitting or Fitting(), seen.only(kept))
+        found = verdicts_of(fitting, seen.only(kept))
         verdicts |= {verdict.target: verdict for verdict in found}
         poor = [i for i, verdict in zip(kept, found, strict=True) if not verdict.helps]
         if not poor:
@@ -117,7 +121,7 @@ def verdicts_of(fitting: Fitting, seen: Observations) -> list[Verdict]:
         others = [i for i in range(count) if i != patch]
         rest = seen.only(others)
         before = held_out_outputs(fitting, rest) if others else _weak_outputs(rest)
-        target = seen.layout.classes[seen.layout.patched[patch]]
+        target = seen.layout.targets[patch]
         comparison = Comparison(
             seen.layout.classes, (target,), seen.labels, before.argmax(1), after
         )

@@ -221,10 +221,17 @@ def patch(
             differ, or scores that cannot be calibrated.
     """
     fitting = Fitting(calibration, rule, objective, floor, gate)
-    joint = fit(fitting, observe(weak, modules, data.calibration))
+    return attach(weak, modules, observe(weak, modules, data.calibration), fitting)
+
+
+def attach(
+    weak: Classifier, modules: Mapping[str, ClassModule], seen: Observations, fitting: Fitting
+) -> PatchedModel:
+    """Patch like ``patch``, by what these models have said about the calibration images."""
+    joint = fit(fitting, seen)
     parts = zip(modules.items(), joint.calibrations, joint.gates, strict=True)
     patches = [Patch(target, module, c, g) for (target, module), c, g in parts]
-    return PatchedModel(copy.deepcopy(weak), patches, joint.rule, data.classes)
+    return PatchedModel(copy.deepcopy(weak), patches, joint.rule, seen.layout.classes)
 
 
 def observe(weak: Classifier, modules: Mapping[str, ClassModule], data: ImageSet) -> Observations:
