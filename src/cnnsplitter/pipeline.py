@@ -249,12 +249,11 @@ class Run:
         (row,) = compare(weak, patched, data.test).rows()
         cost = measure_patch_cost(patched, data.test, latency=True)
         kept = self.channels.kernels(self.split.result.selection(target))
-        fitting = self.recipe.patch.fitting
         figures: Row = {
             **row,
             "guard": self._guarded(target),
             "seed": self.recipe.seed,
-            "method": f"{fitting.calibration}, {fitting.joint_rule}",
+            "method": patched.method,
             "kept_kernels": kept / self.channels.kernel_count,
             **{f"macs_{name}": found.multiply_adds for name, found in cost.models.items()},
             "run_share": cost.run_share[target],

@@ -54,6 +54,7 @@ class TestPatch:
         assert "<h1>Patch of weak.safetensors</h1>" in text
         assert f"{100 * row['f1_before']:.1f}" in text
         assert "What the patch of cat changed" in text
+        assert "brought together by: learned, renormalise." in text
         assert "held-out calibration images the patch is" in text
         assert "Class modules" not in text
         again = call("patch", shop / "weak.safetensors", *parts, *options)

@@ -219,6 +219,7 @@ def _write_report(
     rows = [
         {
             **row,
+            "method": attached.model.method,
             "guard": shown[guard[str(row["target"])]["kept"]],
             "run_share": shares[str(row["target"])],
         }

@@ -107,6 +107,12 @@ class PatchedModel(Summarised, nn.Module):
         return self.joint.rule
 
     @property
+    def method(self) -> str:
+        """The kinds of its calibrations, and the rule."""
+        kinds = dict.fromkeys(calibration.kind for calibration in self.calibrations)
+        return ", ".join([*kinds, self.rule])
+
+    @property
     def input_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
         return self.weak.input_shape
