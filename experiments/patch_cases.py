@@ -144,10 +144,10 @@ class Case:
 
 
 def _judged(fitting: Fitting, seen: Observations) -> dict[str, bool | float]:
-    """Return what the guard says on the calibration images, by which settings are chosen."""
+    """Return what held-out calibration images say, by which settings are chosen."""
     (verdict,) = verdicts_of(fitting, seen)
     return {
-        "guard_helps": verdict.helps,
+        "guard_helps": verdict.improves,
         "held_out_f1_change": verdict.f1.estimate,
         "held_out_other_change": verdict.other.estimate,
     }

@@ -25,6 +25,7 @@ RUN_BY = MappingProxyType(
         "docs/share-on-the-hub.md": "tests/hub/test_hub.py",
         "docs/walk-through.md": "tests/docs/test_bringing_a_model.py",
         "docs/your-model.md": "tests/docs/test_bringing_a_model.py",
+        "docs/zoo.md": "tests/zoo/test_zoo.py",
     }
 )
 """Page to the test that runs what it says, but for what ``NOT_RUN`` lists."""
@@ -74,10 +75,6 @@ NOT_RUN = MappingProxyType(
         ): "the networks drawn by tests/strategies.py pad like it",
         ("docs/walk-through.md", "# my_mobilenet.py"): MINUTES,
         ("docs/zoo.md", "split"): MINUTES,
-        **{
-            ("docs/zoo.md", name): "needs Fashion-MNIST; tests/zoo/test_zoo.py does it with noise"
-            for name in ("diagnose", "patch", "evaluate")
-        },
     }
 )
 """(page, beginning of a command or Python block) to the reason why no test runs it as it stands."""

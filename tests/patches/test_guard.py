@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from statistics import mean
 
 import pytest
@@ -9,7 +10,7 @@ from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet, Splits
 from cnnsplitter.errors import DataError
-from cnnsplitter.patches.combining import outputs_of
+from cnnsplitter.patches.combining import Observations, outputs_of
 from cnnsplitter.patches.fitting import Fitting, fit, folds_of, held_out_outputs
 from cnnsplitter.patches.guard import judge, verdicts_of
 from cnnsplitter.patches.patching import known_classes, patch
@@ -75,6 +76,49 @@ def test_a_patch_without_any_skill_is_seldom_kept() -> None:
         for seed in range(24)
     ]
     assert mean(kept) <= 0.05
+
+
+@pytest.mark.parametrize("calibration", ["learned", "linear", "auto", "isotonic"])
+def test_what_the_calibration_gains_alone_is_no_merit_of_a_patch(calibration: str) -> None:
+    """The weak model prefers another class, which any calibration mends."""
+    seen = observations(n=600, skill=0.0)
+    askew = replace(seen, logits=seen.logits + torch.tensor([3.0, 0.0, 0.0, 0.0]))
+    (verdict,) = verdicts_of(Fitting(calibration), askew)
+    assert verdict.beyond is not None
+    assert not verdict.helps
+    assert verdict.beyond.low <= 0
+    if calibration in ("learned", "auto"):  # others know the class by the class module alone
+        assert verdict.improves
+        assert "beyond the weak model's own score" in str(verdict)
+    (skilled,) = verdicts_of(
+        Fitting(calibration), replace(askew, scores=seen.scores + 9 * hot(seen))
+    )
+    assert skilled.helps
+
+
+def hot(seen: Observations) -> torch.Tensor:
+    return (seen.labels == 1).double()[:, None]
+
+
+def test_a_class_that_the_weak_model_lacks_has_no_score_to_calibrate() -> None:
+    (verdict,) = verdicts_of(Fitting(), observations(lacking=(1,)))
+    assert verdict.beyond is None
+    assert verdict.helps == verdict.improves
+    assert "beyond" not in str(verdict)
+
+
+def test_a_weak_model_without_an_opinion_leaves_all_merit_to_the_patch() -> None:
+    seen = observations()
+    dull = replace(seen, logits=torch.zeros_like(seen.logits))
+    assert verdicts_of(Fitting("min-max"), dull)[0].beyond is None
+
+
+def test_auto_judges_several_patches_as_it_fits_them() -> None:
+    seen = observations(800, patched=(1, 2), blind=1.0)
+    askew = replace(seen, logits=seen.logits + torch.tensor([3.0, 0.0, 0.0, 0.0]))
+    found = verdicts_of(Fitting("auto"), askew)
+    assert [str(each) for each in found] == [str(each) for each in verdicts_of(Fitting(), askew)]
+    assert all(verdict.helps for verdict in found)
 
 
 def test_the_floor_protects_the_other_classes() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from cnnsplitter.classifier import Classifier
 from cnnsplitter.errors import SettingsError
 from cnnsplitter.patches.patching import PatchedModel
 from cnnsplitter.storage.saving import describe, load, load_as
+from docpages import Page
 from shop import succeed
 
 FOLDER = Path(zoo.__file__).parent
 INDEX = json.loads((FOLDER / "index.json").read_text())
+DATA = os.environ.get("CNNSPLITTER_DATA")
 WEAK = [name for name, facts in INDEX.items() if "patched" in facts]
 
 
@@ -82,3 +85,20 @@ def test_a_zoo_model_is_patched_by_its_class_module(weak: str, tmp_path: Path) -
     assert load_as(PatchedModel, out).targets == (row["target"],)
     succeed("evaluate", f"zoo:{weak}", "--data", data, "--json")
     succeed("inspect", f"zoo:{weak}", "--json")
+
+
+@pytest.mark.skipif(not DATA, reason="CNNSPLITTER_DATA does not name a folder with cifar10.npz")
+def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a tenth of the images, whose patch must still be kept."""
+    assert DATA is not None
+    with np.load(Path(DATA) / "cifar10.npz") as whole:
+        some = {name: whole[name][::10] for name in ("x_train", "y_train")}
+        some |= {name: whole[name][::10] for name in ("x_test", "y_test")}
+        np.savez(tmp_path / "cifar10.npz", classes=whole["classes"], **some)
+    monkeypatch.chdir(tmp_path)
+    calls = [call for call in Page("docs/zoo.md").calls if call[0] != "split"]
+    assert [call[0] for call in calls] == ["diagnose", "patch", "evaluate"]
+    texts = [succeed(*("cifar10.npz" if w == "cifar10" else w for w in c)).out for c in calls]
+    assert "horse" in texts[0]
+    assert "the patch helps" in texts[1]
+    assert "became right" in texts[2]

@@ -64,8 +64,8 @@ def diagnose(
 ) -> None:
     """Show what a weak model is poor at, and which patches help.
 
-    It is looked at on calibration images. Class modules are tried on them, too, each by a fit that
-    has not seen the image.
+    It is looked at on calibration images. Class modules are tried on them, too, by the calibration
+    that patch has by default, each by a fit that has not seen the image.
     """
     from cnnsplitter.patches.diagnosis import diagnose as examine
 

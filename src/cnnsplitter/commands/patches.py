@@ -57,8 +57,9 @@ Weak = Annotated[
 Calibration = Annotated[
     str,
     typer.Option(
-        help="learned, temperature, isotonic; linear: the re-test's; auto: learned or linear, by "
-        "held-out images; or the paper's: min-max, percentile, outlier, z-score.",
+        help="learned, temperature, isotonic; linear: the re-test's; auto: learned, or linear for "
+        "a single patch where held-out images favour it; or the paper's: min-max, percentile, "
+        "outlier, z-score.",
         autocompletion=one_of(*CALIBRATIONS),
     ),
 ]
@@ -175,7 +176,7 @@ def patch(
     kept = {name: parts[name] for name in parts if force_patch or guard[name]["kept"]}
     _require_some(kept, guard, terminal)
     with terminal:
-        attached = _attach(model, kept, images, seen, fitting, latency)
+        attached = _attach(model, kept, images, seen, fitting, latency or report is not None)
         _save(context, attached, guard)
         if report:
             _write_report(context, attached, guard, fitting)

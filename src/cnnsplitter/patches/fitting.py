@@ -74,6 +74,15 @@ class Fitting:
         """Whether the calibration has a bias to set."""
         return self.calibration in ("learned", "temperature")
 
+    def of_patches(self, count: int) -> "Fitting":
+        """Return how so many patches are fitted: several that share a layer could not be parted."""
+        return replace(self, calibration="learned") if self.is_auto and count != 1 else self
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether held-out images decide between two calibrations."""
+        return self.calibration == AUTO
+
     @property
     def joint_rule(self) -> str:
         """The rule, where None is filled in."""
@@ -88,9 +97,10 @@ def fit(fitting: Fitting, seen: Observations) -> Joint:
     Raises:
         DataError: A patched class without an image, or scores that cannot be calibrated.
     """
-    if fitting.calibration == AUTO:
-        fitting = replace(fitting, calibration=_chosen(fitting, seen))
     patches = range(len(seen.layout.patched))
+    fitting = fitting.of_patches(len(patches))
+    if fitting.is_auto:
+        fitting = replace(fitting, calibration=_chosen(fitting, seen))
     gates = (None,) * len(patches)
     joint = Joint(_calibrations(fitting, seen), gates, fitting.joint_rule)
     by_column = sorted(patches, key=seen.layout.patched.__getitem__)
@@ -134,11 +144,10 @@ def held_out_outputs(fitting: Fitting, seen: Observations, folds: int = FOLDS) -
 
 
 def _chosen(fitting: Fitting, seen: Observations) -> str:
-    """Return which calibration ``"auto"`` stands for."""
-    # Patches that share a linear layer could not be taken away one by one.
-    if len(seen.layout.patched) != 1 or int((seen.labels == seen.layout.patched[0]).sum()) < 2:
+    """Return which calibration ``"auto"`` stands for, with a single patch."""
+    ((column,), (target,)) = seen.layout.patched, seen.layout.targets
+    if int((seen.labels == column).sum()) < 2:
         return "learned"
-    (target,) = seen.layout.targets
     found = {}
     for name in ("learned", "linear"):
         outputs = held_out_outputs(replace(fitting, calibration=name, gate=None), seen)

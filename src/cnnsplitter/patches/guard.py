@@ -1,14 +1,16 @@
 """Keep a patch only if images that it was not fitted on say that it helps."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cnnsplitter.class_modules import ClassModule
 from cnnsplitter.classifier import Classifier
 from cnnsplitter.data import ImageSet
+from cnnsplitter.errors import DataError
 from cnnsplitter.evaluation import Comparison
 from cnnsplitter.intervals import Interval
 from cnnsplitter.patches.combining import Observations
@@ -24,11 +26,16 @@ class Verdict:
         target: The patched class.
         comparison: The model without this patch against the model with it.
         floor: The least change of the accuracy on the other classes that is asked for.
+        recalibrated: The weak model's own score of the class in place of the class module's,
+            calibrated alike, against the model with the patch: part of a gain may come from the
+            calibration alone. None where the weak model has no score of the class, or one that
+            cannot be calibrated.
     """
 
     target: str
     comparison: Comparison
     floor: float
+    recalibrated: Comparison | None = None
 
     @property
     def f1(self) -> Interval:
@@ -41,21 +48,40 @@ class Verdict:
         return self.comparison.changes(self.target)["other"]
 
     @property
-    def helps(self) -> bool:
+    def beyond(self) -> Interval | None:
+        """The change of the F1 that the calibration alone does not give."""
+        return None if self.recalibrated is None else self.recalibrated.changes(self.target)["f1"]
+
+    @property
+    def improves(self) -> bool:
         """Whether F1 surely rises and the other classes do not surely fall below the floor."""
         return self.f1.low > 0 and self.other.high >= self.floor
 
+    @property
+    def helps(self) -> bool:
+        """Whether it improves the weak model, and surely more than the calibration alone does."""
+        return self.improves and (self.beyond is None or self.beyond.low > 0)
+
+    @property
+    def least(self) -> float:
+        """The least gain in F1 that is shown, alone or beyond the calibration."""
+        return min(self.f1.low, self.f1.low if self.beyond is None else self.beyond.low)
+
     def __str__(self) -> str:
         word = "helps" if self.helps else "is not shown to help"
-        return (
+        told = (
             f"class {self.target!r}: the patch {word} on {len(self.comparison.labels)} held-out "
             f"images: F1 {_points(self.f1)}, other classes {_points(self.other)}"
         )
+        if self.beyond is None or (self.helps and self.beyond.estimate >= self.f1.estimate):
+            return told
+        return f"{told}; F1 {_points(self.beyond)} beyond the weak model's own score, fitted alike"
 
     def to_json(self) -> dict[str, Any]:
         """Return the verdict and its figures as plain JSON values."""
         (row,) = self.comparison.rows()
-        return {**row, "helps": self.helps, "floor": self.floor, "chance": self.comparison.chance}
+        facts = {"helps": self.helps, "floor": self.floor, "chance": self.comparison.chance}
+        return {**row, **facts, "f1_beyond_calibration": self.beyond and asdict(self.beyond)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,28 +134,43 @@ def judge_observed(fitting: Fitting, seen: Observations) -> Judgement:
         poor = [i for i, verdict in zip(kept, found, strict=True) if not verdict.helps]
         if not poor:
             break
-        kept.remove(min(poor, key=lambda i: (verdicts[targets[i]].f1.low, targets[i])))
+        kept.remove(min(poor, key=lambda i: (verdicts[targets[i]].least, targets[i])))
     return Judgement(tuple(targets[i] for i in kept), verdicts)
 
 
 def verdicts_of(fitting: Fitting, seen: Observations) -> list[Verdict]:
     """Judge each of several patches against the model that lacks only it."""
     count = len(seen.layout.patched)
+    # What is left without one of two patches is fitted as the two are.
+    fitting = fitting.of_patches(count)
     after = held_out_outputs(fitting, seen).argmax(1)
-    verdicts = []
-    for patch in range(count):
-        others = [i for i in range(count) if i != patch]
-        rest = seen.only(others)
-        before = held_out_outputs(fitting, rest) if others else _weak_outputs(rest)
-        target = seen.layout.targets[patch]
-        comparison = Comparison(
-            seen.layout.classes, (target,), seen.labels, before.argmax(1), after
-        )
-        verdicts.append(Verdict(target, comparison, fitting.floor))
-    return verdicts
+    return [_verdict(fitting, seen, patch, after) for patch in range(count)]
 
 
-def _weak_outputs(seen: Observations) -> torch.Tensor:
+def _verdict(fitting: Fitting, seen: Observations, patch: int, after: Tensor) -> Verdict:
+    rest = seen.only([i for i in range(len(seen.layout.patched)) if i != patch])
+    before = held_out_outputs(fitting, rest) if rest.layout.patched else _weak_outputs(rest)
+    classes, target = seen.layout.classes, seen.layout.targets[patch]
+    comparison = Comparison(classes, (target,), seen.labels, before.argmax(1), after)
+    own = _own_outputs(fitting, seen, patch)
+    recalibrated = own if own is None else replace(comparison, predicted_before=own.argmax(1))
+    return Verdict(target, comparison, fitting.floor, recalibrated)
+
+
+def _own_outputs(fitting: Fitting, seen: Observations, patch: int) -> Tensor | None:
+    """Return the outputs with the weak model as the class module of a patch."""
+    known = seen.layout.known(patch)
+    if known is None:
+        return None
+    scores = seen.scores.clone()
+    scores[:, patch] = seen.logits[:, known]
+    try:
+        return held_out_outputs(fitting, replace(seen, scores=scores))
+    except DataError:
+        return None  # Of a score without a spread, calibration makes nothing.
+
+
+def _weak_outputs(seen: Observations) -> Tensor:
     return seen.layout.spread(seen.logits, -torch.inf)
 
 
