@@ -23,6 +23,7 @@ README = HERE.parent / "README.md"
 SHORT = {
     "scarce": "CIFAR-10 LeNet-5 that has seen 50 images of the class",
     "lenet": "LeNet-5 over- or underfitted on six classes",
+    "lenet-five": "the same, with a strong model of five classes",
     "paper": "the paper's too-simple, over- and underfitted CNNs",
 }
 SUMMARY = {
@@ -61,7 +62,8 @@ round apart; what varies over the seeds is the weak model. Those *tuned for long
 images twice instead of over 6,000 once (`experiments/patch-modules-long.toml`, `--longer`); that
 this is worth trying was seen on the figures of the others. So was that `auto` is worth having,
 which takes `learned` or `linear` by held-out calibration images; its rows are those of the one that
-it takes.
+it takes. What the other classes gain by `linear` and `auto` is in part what retraining the last
+layer gives without any patch: compare the lines of random kernels and of the last layer.
 """
 ABOUT = {
     "lenet-five": """\

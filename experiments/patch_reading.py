@@ -32,6 +32,7 @@ WAYS = {
     ("whole-strong", "learned"): "the whole strong model, learned, as the ceiling",
     (LONGER, "learned"): "class modules fine-tuned for longer, learned",
     ("random", "learned"): "as many kernels drawn at random, learned",
+    ("random", "auto"): "as many kernels drawn at random, learned or linear",
     ("none", "fine-tune"): "the weak model fine-tuned on the same images, without a patch",
     ("none", "last-layer"): "its last layer retrained on the same images, without a patch",
 }
@@ -55,16 +56,22 @@ def reading(name: str, rows: Sequence[Row]) -> list[str]:
 
 
 def with_auto(rows: Sequence[Row]) -> list[Row]:
-    """Add the rows of ``auto``, which are those of the calibration that it takes.
+    """Add the rows of ``auto``: on test images it is the calibration that it takes.
 
-    It decides on the calibration images by the very figures that ``held_out_...`` are.
+    It decides on the calibration images by the very figures that ``held_out_...`` are, so that no
+    such figures of its own are left.
     """
     found: dict[tuple[Case, str], dict[str, Row]] = {}
     for row in rows:
         if row["method"] in ("learned", "linear") and "held_out_f1_change" in row:
             found.setdefault((case(row), row["patch"]), {})[row["method"]] = row
     both = [(each["learned"], each["linear"]) for each in found.values() if len(each) == 2]
-    return [*rows, *({**_chosen(*pair), "method": "auto"} for pair in both)]
+    return [*rows, *(_told(_chosen(*pair)) for pair in both)]
+
+
+def _told(row: Row) -> Row:
+    own = {key: value for key, value in row.items() if not key.startswith(("held_out", "guard"))}
+    return {**own, "method": "auto"}
 
 
 def _chosen(learned: Row, linear: Row) -> Row:
@@ -88,12 +95,24 @@ def _judged(name: str, found: Mapping[Way, Sequence[Row]], patch: str) -> list[s
     ways = {"": found[patch, "learned"], "by `auto` ": found.get((patch, "auto"), [])}
     lines = []
     for figure, goal in GOALS[name].items():
-        told = [f"{way}{_goal(change(rows, figure), goal)}" for way, rows in ways.items() if rows]
+        told = [f"{way}{_goal(rows, figure, goal)}" for way, rows in ways.items() if rows]
         lines.append(f"Goal, {NAMES[figure]}, at least {goal:+.1f}: {'; '.join(told)}.")
     if lines:
         told = [f"{way}{_none_worse(rows)}" for way, rows in ways.items() if rows]
         lines.append(f"Goal, F1 worse in none: {'; '.join(told)}.")
-    return [*lines, *_shares(found, patch, is_goal=name == "paper")]
+    return [*lines, *_guarded(ways[""]), *_shares(found, patch, is_goal=name == "paper")]
+
+
+def _guarded(rows: Sequence[Row]) -> list[str]:
+    """Return for how many patches held-out images show a gain, if this was asked."""
+    if not all("guard_helps" in row for row in rows):
+        return []
+    kept = [row for row in rows if row["guard_helps"]]
+    return [
+        "All patches are counted, kept by the guard or not; held-out calibration images show a "
+        f"gain over the weak model in {len(kept)} of {len(rows)}, of which F1 is worse on the test "
+        f"images in {_worse(kept)}."
+    ]
 
 
 def case(row: Row) -> Case:
@@ -151,20 +170,30 @@ def _ways(found: Mapping[Way, Sequence[Row]]) -> list[str]:
     lines = []
     for way, told in WAYS.items():
         rows = found.get(way, [])
-        worse = sum(row["f1_after"] < row["f1_before"] for row in rows)
         if rows:
-            mean_change = f"{change(rows, 'f1'):+.1f} (worse in {worse} of {len(rows)})"
-            lines.append(f"F1 of the target by {told}: {mean_change}.")
+            mean_change = f"{change(rows, 'f1'):+.1f} (worse in {_worse(rows)} of {len(rows)})"
+            others = f"{change(rows, 'other'):+.1f}"
+            lines.append(f"F1 of the target by {told}: {mean_change}; other classes {others}.")
     return lines
 
 
-def _goal(value: float, goal: float) -> str:
-    return f"{_met(round(value, 1) >= goal)}, {value:+.1f}"
+def _goal(rows: Sequence[Row], figure: str, goal: float) -> str:
+    value = change(rows, figure)
+    kinds = sorted({row["weak"] for row in rows})
+    parts = (
+        f"{kind} {change([row for row in rows if row['weak'] == kind], figure):+.1f}"
+        for kind in kinds
+    )
+    by_kind = f" ({', '.join(parts)})" if len(kinds) > 1 else ""
+    return f"{_met(round(value, 1) >= goal)}, {value:+.1f}{by_kind}"
 
 
 def _none_worse(rows: Sequence[Row]) -> str:
-    worse = sum(row["f1_after"] < row["f1_before"] for row in rows)
-    return f"{_met(not worse)}, in {worse} of {len(rows)}"
+    return f"{_met(not _worse(rows))}, in {_worse(rows)} of {len(rows)}"
+
+
+def _worse(rows: Sequence[Row]) -> int:
+    return sum(row["f1_after"] < row["f1_before"] for row in rows)
 
 
 def _met(is_met: bool) -> str:
