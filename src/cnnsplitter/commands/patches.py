@@ -1,14 +1,13 @@
 """The commands that patch a weak model and take patches away."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cnnsplitter.commands.attaching import attach_modules, save_attached, show_attached
 from cnnsplitter.commands.completing import CALIBRATIONS, OBJECTIVES, RULES, one_of, zoo_models
-from cnnsplitter.commands.evaluations import show_comparison
 from cnnsplitter.commands.loading import load_modules, load_weak, parts_of
 from cnnsplitter.commands.options import (
     Channels,
@@ -35,7 +34,6 @@ from cnnsplitter.commands.options import (
 )
 from cnnsplitter.commands.plans import show_plan
 from cnnsplitter.commands.rivals import Rivals, show_rivals
-from cnnsplitter.commands.tables import show_costs
 from cnnsplitter.errors import SettingsError
 from cnnsplitter.terminal import Terminal
 
@@ -43,11 +41,8 @@ if TYPE_CHECKING:
     from cnnsplitter.class_modules import ClassModule
     from cnnsplitter.classifier import Classifier
     from cnnsplitter.data import Splits
-    from cnnsplitter.evaluation import Comparison
     from cnnsplitter.patches.combining import Observations
-    from cnnsplitter.patches.cost import PatchCost
     from cnnsplitter.patches.fitting import Fitting
-    from cnnsplitter.patches.patching import PatchedModel
     from cnnsplitter.storage.unpacking import Builder
 
 
@@ -157,7 +152,6 @@ def patch(
     for path in (out, *([report] if report else [])):
         require_free(path, force)
     from cnnsplitter.patches.fitting import Fitting
-    from cnnsplitter.patches.patching import observe
 
     terminal, build = Terminal(json, quiet, verbose=verbose), builder(context)
     fitting = Fitting(calibration, rule, objective, floor, gate)
@@ -166,24 +160,21 @@ def patch(
     parts = known | load_modules(modules, build, known)
     with terminal:
         images = open_fitting_data(context, terminal, {weak: model})
+    require_test_images(images)
     if dry_run:
         _plan(model, parts, images, out, fitting, terminal)
         return
-    require_test_images(images)
+    seen, guard = _judged(model, parts, images, fitting, terminal)
+    kept = _kept(parts, guard, force_patch, terminal)
     with terminal:
-        seen = observe(model, parts, images.calibration)
-    guard = _guarded(seen, fitting, terminal)
-    kept = {name: parts[name] for name in parts if force_patch or guard[name]["kept"]}
-    _require_some(kept, guard, terminal)
-    with terminal:
-        attached = _attach(model, kept, images, seen, fitting, latency or report is not None)
-        _save(context, attached, guard)
-        if report:
-            _write_report(context, attached, guard, fitting)
-        if calibration == "auto":
-            terminal.line(f"Calibration: {attached.model.calibrations[0].kind}.")
+        timed = latency or bool(report)
+        attached = attach_modules(model, kept, images, seen, fitting, guard, timed)
+        save_attached(attached, context.params)
         rows = rivals.rows(model, attached.model, attached.images, fitting) if rivals else []
-    _tell(attached, out, {"patched": list(kept), "guard": guard, "baselines": rows}, terminal)
+    show_attached(attached, terminal)
+    show_rivals(rows, terminal)
+    terminal.line(f"Written to {out}")
+    terminal.result({"file": str(out), "baselines": rows} | attached.to_json())
 
 
 def _plan(
@@ -196,47 +187,7 @@ def _plan(
 ) -> None:
     from cnnsplitter.planning import plan_patch
 
-    require_test_images(images)
     show_plan(plan_patch(model, modules, images, out, fitting), terminal)
-
-
-def _save(context: typer.Context, attached: "_Attached", guard: dict[str, Any]) -> None:
-    from cnnsplitter.storage.saving import save
-
-    options = context.params
-    known = {name: options[name] for name in ("seed", "data")}
-    made = details(**known, weak=options["weak"].name, guard=guard, **attached.details())
-    save(attached.model, options["out"], details=made, overwrite=options["force"])
-
-
-def _write_report(
-    context: typer.Context, attached: "_Attached", guard: dict[str, Any], fitting: "Fitting"
-) -> None:
-    from cnnsplitter.report import report_patches
-    from cnnsplitter.report.page import write_page
-
-    options, shares = context.params, attached.cost.run_share
-    shown = {True: "kept", False: "not kept"}
-    rows = [
-        {
-            **row,
-            "method": attached.model.method,
-            "guard": shown[guard[str(row["target"])]["kept"]],
-            "run_share": shares[str(row["target"])],
-        }
-        for row in attached.comparison.rows()
-    ]
-    told = {name: options[name] for name in ("seed", "data")} | vars(fitting)
-    settings = {"weak": options["weak"].name, "patches": options["modules"], **told}
-    found = report_patches(attached.model, attached.images, rows, attached.cost.rows(), settings)
-    write_page(options["report"], {found.title: found})
-
-
-def _tell(attached: "_Attached", out: Path, found: dict[str, Any], terminal: Terminal) -> None:
-    _show(attached, terminal)
-    show_rivals(found["baselines"], terminal)
-    terminal.line(f"Written to {out}")
-    terminal.result({"file": str(out)} | found | attached.to_json())
 
 
 def _rivals(
@@ -255,85 +206,40 @@ def _rivals(
     return Rivals(load_model(Classifier, strong, build) if strong else None, seed, terminal)
 
 
-def _guarded(
-    seen: "Observations", fitting: "Fitting", terminal: Terminal
-) -> dict[str, dict[str, Any]]:
-    """Judge the patches, tell the verdicts, and return them with whether each is kept."""
+def _judged(
+    model: "Classifier",
+    modules: "Mapping[str, ClassModule]",
+    images: "Splits",
+    fitting: "Fitting",
+    terminal: Terminal,
+) -> tuple["Observations", dict[str, dict[str, Any]]]:
+    """Run all on the calibration images, and tell per class the verdict and whether it is kept."""
     from cnnsplitter.patches.guard import judge_observed
+    from cnnsplitter.patches.patching import observe
 
     with terminal:
+        seen = observe(model, modules, images.calibration)
         judgement = judge_observed(fitting, seen)
     for verdict in judgement.verdicts.values():
         terminal.line(str(verdict))
-    return {
+    return seen, {
         name: {**verdict.to_json(), "kept": name in judgement.kept}
         for name, verdict in judgement.verdicts.items()
     }
 
 
-def _require_some(
-    kept: "Mapping[str, ClassModule]", guard: dict[str, dict[str, Any]], terminal: Terminal
-) -> None:
+def _kept(
+    modules: "Mapping[str, ClassModule]",
+    guard: dict[str, dict[str, Any]],
+    force_patch: bool,
+    terminal: Terminal,
+) -> "Mapping[str, ClassModule]":
+    kept = {name: modules[name] for name in modules if force_patch or guard[name]["kept"]}
     if kept:
-        return
+        return kept
     terminal.line("No patch is shown to help; nothing is written (--force-patch writes it).")
     terminal.result({"file": None, "patched": [], "guard": guard})
     raise typer.Exit(NO_PATCH_HELPS)
-
-
-@dataclass(frozen=True, eq=False)
-class _Attached:
-    model: "PatchedModel"
-    images: "Splits"
-    comparison: "Comparison"
-    cost: "PatchCost"
-
-    def details(self) -> dict[str, Any]:
-        """Return what is kept with the model."""
-        return {"metrics": self.comparison.rows(), "run_share": dict(self.cost.run_share)}
-
-    def to_json(self) -> dict[str, Any]:
-        """Return figures, costs and the share of images that each class module runs on."""
-        cost = {name: vars(cost) for name, cost in self.cost.models.items()}
-        facts = {"run_share": dict(self.cost.run_share), "images_at_once": self.cost.images_at_once}
-        facts["calibration"] = [calibration.kind for calibration in self.model.calibrations]
-        return {"cost": cost, **facts, **self.comparison.to_json()}
-
-
-def _attach(
-    model: "Classifier",
-    modules: "Mapping[str, ClassModule]",
-    images: "Splits",
-    seen: "Observations",
-    fitting: "Fitting",
-    latency: bool,
-) -> _Attached:
-    from cnnsplitter.evaluation import compare
-    from cnnsplitter.patches.cost import measure_patch_cost
-    from cnnsplitter.patches.patching import attach, known_classes, observe
-
-    known = known_classes(model, modules, images.classes)
-    if known == images.classes:
-        seen = seen.only([seen.layout.targets.index(target) for target in modules])
-    else:  # The class that a patch left out would have added is no class of the result.
-        images = images.relabel(known)
-        seen = observe(model, modules, images.calibration)
-    patched = attach(model, modules, seen, fitting)
-    comparison = compare(patched.unpatched(), patched, images.test)
-    cost = measure_patch_cost(patched, images.test, latency=latency)
-    return _Attached(patched, images, comparison, cost)
-
-
-def _show(attached: _Attached, terminal: Terminal) -> None:
-    show_comparison(attached.comparison, terminal)
-    show_costs(attached.cost.models, terminal, attached.cost.images_at_once)
-    if "gated" in attached.cost.models:
-        shares = attached.cost.run_share.items()
-        runs = ", ".join(f"{name} on {share:.0%}" for name, share in shares)
-        terminal.line(
-            f"Gates run the class modules of {runs} of the test images: "
-            f"{attached.cost.patch_share:.0%} of the multiply-adds of the ungated patch."
-        )
 
 
 def unpatch(
