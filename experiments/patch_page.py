@@ -67,9 +67,9 @@ experiment with seeds 1 and 2, which were run later. What the other classes gain
 random kernels and of the last layer.
 """
 LONGER_TUNED = """
-Class modules *tuned for longer* pass over 35,000 images twice instead of over 6,000 once
-(`experiments/patch-modules-long.toml`, `--longer`); that this is worth trying was seen on the
-figures of the others.
+Class modules *tuned for longer* pass over 35,000 images twice, at a rate of 0.003, instead of over
+6,000 once at 0.001 (`experiments/patch-modules-long.toml`, `--longer`); that this is worth trying
+was seen on the figures of the others.
 """
 ABOUT = {
     "lenet-five": """\

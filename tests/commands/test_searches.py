@@ -222,17 +222,18 @@ def test_what_only_the_genetic_search_has_means_it(
 def test_fine_tuning_takes_some_of_the_images(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes: list[int] = []
+    told: list[tuple[int, float | None]] = []
 
-    def listening(modules: Any, strong: Any, data: ImageSet, *ways: Any, **more: Any) -> Any:
-        sizes.append(len(data))
-        return fine_tune(modules, strong, data, *ways, **more)
+    def listening(modules: Any, strong: Any, data: ImageSet, way: FineTuning, **more: Any) -> Any:
+        told.append((len(data), way.learning_rate))
+        return fine_tune(modules, strong, data, way, **more)
 
     monkeypatch.setattr("cnnsplitter.finetuning.fine_tune", listening)
     options = ("--search", "importance", "--finetune-epochs", 1)
-    succeed(*split(shop, *options, "--finetune-images", 40, "--out", tmp_path / "some"))
+    fewer = ("--finetune-images", 40, "--finetune-rate", 0.003)
+    succeed(*split(shop, *options, *fewer, "--out", tmp_path / "some"))
     succeed(*split(shop, *options, "--out", tmp_path / "all"))
-    assert sizes == [40, 168]
+    assert told == [(40, 0.003), (168, None)]
 
 
 def interrupted(*_: object) -> None:
@@ -381,6 +382,9 @@ class TestSubtask:
             "--sensitivity says which ratios the search starts from, and so do its settings",
         ),
         (("--finetune-images", 40), "--finetune-images has no use without --finetune-epochs"),
+        (("--finetune-rate", 0.1), "--finetune-rate has no use without --finetune-epochs"),
+        (("--finetune-epochs", 1, "--finetune-rate", 0), "must be above 0, not 0"),
+        (("--finetune-epochs", 1, "--finetune-rate", "nan"), "must be above 0, not nan"),
         (("--no-compare",), "--compare has no use without --subtask"),
         (("--start", "nowhere"), "nowhere: holds no class module of 'bird'"),
         (("--subtask", "cat"), "at least two classes"),

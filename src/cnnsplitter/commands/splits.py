@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,6 +102,13 @@ FinetuneEpochs = Annotated[
 FinetuneImages = Annotated[
     int | None, typer.Option(min=2, help="Most training images that fine-tuning uses: 6000.")
 ]
+FinetuneRate = Annotated[
+    float | None,
+    typer.Option(
+        help="Learning rate that fine-tuning begins with: 0.001 with batch norms, without them by "
+        "a short trial."
+    ),
+]
 Keep = Annotated[
     float | None, typer.Option(help="Share of the kernels, or of --target, that is kept.")
 ]
@@ -160,6 +168,7 @@ def split(
     recalibrate: Recalibrate = False,
     finetune_epochs: FinetuneEpochs = None,
     finetune_images: FinetuneImages = None,
+    finetune_rate: FinetuneRate = None,
     subtask: SubtaskClasses = None,
     compare: CompareSubtask = None,
     units: UnitsName = "conv",
@@ -206,10 +215,13 @@ def _split(context: typer.Context, terminal: Terminal) -> None:
 def _require_use(context: typer.Context) -> None:
     """Raise ``SettingsError`` for an option that nothing would use."""
     options = context.params
-    for key, needed in (("compare", "subtask"), ("finetune_images", "finetune_epochs")):
+    tuning = {f"finetune_{name}": "finetune_epochs" for name in ("images", "rate")}
+    for key, needed in {"compare": "subtask", **tuning}.items():
         if options[key] is not None and options[needed] is None:
             flag, other = (name.replace("_", "-") for name in (key, needed))
             raise SettingsError(f"--{flag} has no use without --{other}; give both or neither")
+    if (rate := options["finetune_rate"]) is not None and not 0 < rate < inf:
+        raise SettingsError(f"--finetune-rate must be above 0, not {rate:g}")
 
 
 def _split_classes(

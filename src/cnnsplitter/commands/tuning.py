@@ -120,7 +120,7 @@ def _fine_tuned(
         modules,
         strong,
         limited(images.train, options["finetune_images"] or FINETUNE_IMAGES, options["seed"]),
-        FineTuning(epochs=options["finetune_epochs"]),
+        FineTuning(epochs=options["finetune_epochs"], learning_rate=options["finetune_rate"]),
         seed=options["seed"],
         progress=terminal.progress,
     )
