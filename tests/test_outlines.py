@@ -27,6 +27,20 @@ def test_mappings_are_headings_and_lists_of_them_too() -> None:
     ]
 
 
+def test_tables_of_numbers_are_told_by_their_size() -> None:
+    value = {
+        "weights": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]],
+        "ragged": [[1], [2, 3]],
+        "mixed": [[1], 2],
+    }
+    told = {key: beside for _, key, beside in outline(value)}
+    assert told == {
+        "weights": ("2 x 3 values",),
+        "ragged": ([[1], [2, 3]],),
+        "mixed": ([[1], 2],),
+    }
+
+
 @given(st.dictionaries(st.text(), VALUES, max_size=4))
 def test_depth_grows_by_one_and_only_below_headings(value: dict[str, object]) -> None:
     lines = list(outline(value))
