@@ -74,8 +74,9 @@ was seen on the figures of the others.
 ABOUT = {
     "lenet-five": """\
 The strong model is a ResNet-20 that was trained on the five target classes alone, by `cnnsplitter
-train resnet20 --data 'cifar10.npz[airplane,automobile,bird,cat,deer]' --epochs 12`, and has never
-seen an image of the weak model's other classes.
+train resnet20 --data 'cifar10.npz[airplane,automobile,bird,cat,deer]' --epochs 30`; it is 89.5 %
+right on their test images, and has never seen an image of the weak model's other classes. One of 12
+epochs, 80 % right, was tried before: recall +8.5, F1 +13.2 (worse in 1 of 30), other classes +1.9.
 
 """,
     "paper-simcnn": """\
