@@ -31,6 +31,7 @@ SUMMARY = {
     ("class-module", "learned"): "class module, learned calibration (the default)",
     ("class-module", "learned-gated"): "the same, run only in doubt (`--gate`)",
     ("class-module", "auto"): "class module, learned or linear calibration (`--calibration auto`)",
+    (LONGER, "learned"): "class module fine-tuned for longer, learned calibration",
     ("class-module", "min-max"): "class module, the paper's min-max rule",
     ("whole-strong", "learned"): "whole strong model, learned calibration",
     ("none", "fine-tune"): "no patch: the weak model fine-tuned on the same images",
@@ -136,8 +137,8 @@ def summarised(readme: str, folder: Path) -> str:
         tried = {case(row) for row in rows if row["patch"] == "class-module"}
         for (patch, method), shown in SUMMARY.items():
             own = [row for row in rows if (row["patch"], row["method"]) == (patch, method)]
-            found = [row for row in own if case(row) in tried]
-            lines.append((title, shown, *cells(found)))
+            if found := [row for row in own if case(row) in tried]:
+                lines.append((title, shown, *cells(found)))
     made = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return _TABLE.sub(lambda _: f"<!-- patches -->\n{made}\n<!-- end -->", readme)
 

@@ -40,19 +40,21 @@ WAYS = {
 
 def reading(name: str, rows: Sequence[Row]) -> list[str]:
     """Return sentences: what was run, the goals, and all ways on the same weak models."""
-    found = by_way([row for row in rows if row["patch"] != LONGER], "class-module")
+    longer, found = by_way(rows, LONGER), by_way(rows, "class-module")
     lines = [_covered(name, rows, found)]
     if not found:
         return [*lines, "Only the whole strong model was the patch: of class modules, nothing."]
+    count = len(longer.get((LONGER, "learned"), ()))
+    is_for_all = count == len(found["class-module", "learned"])
+    if not is_for_all:
+        found = {way: shown for way, shown in found.items() if way[0] != LONGER}
     lines += [*_judged(name, found, "class-module"), *_ways(found)]
-    longer = by_way(rows, LONGER)
-    if not longer:
+    if not count:
         return lines
-    count = len(longer[LONGER, "learned"])
     lines.append(
         f"Class modules that were fine-tuned for longer were tried on {count} weak models:"
     )
-    return [*lines, *_judged(name, longer, LONGER), *_ways(longer)]
+    return [*lines, *_judged(name, longer, LONGER), *([] if is_for_all else _ways(longer))]
 
 
 def with_auto(rows: Sequence[Row]) -> list[Row]:
