@@ -59,13 +59,12 @@ The default floor of -0.01 was chosen on CIFAR-10 test images, some of which are
 the learned calibrations' figures are somewhat optimistic. The command under a table goes on to what
 has not been run yet; with `--weak`, `--target` and `--seeds` to a part of it. Class modules in the
 tables are compensated and fine-tuned, by `cnnsplitter split strong.safetensors --data cifar10
---settings experiments/patch-modules.toml --out modules`, run once on each kind of processor, which
-round apart; what varies over the seeds is the weak model. `auto` takes `learned` or `linear` by
-held-out calibration images; its rows are those of the one that it takes. That it is worth having
-was seen on the figures of the others, but for the over- and underfitted models of the paper's
-experiment with seeds 1 and 2, which were run later. What the other classes gain by `linear` and
-`auto` is in part what retraining the last layer gives without any patch: compare the lines of
-random kernels and of the last layer.
+--settings experiments/patch-modules.toml --out modules`, run once; what varies over the seeds is
+the weak model. `auto` takes `learned` or `linear` by held-out calibration images; its rows are
+those of the one that it takes. That it is worth having was seen on the figures of the others,
+before the over- and underfitted models of the paper's experiment were run with seeds 1 and 2. What
+the other classes gain by `linear` and `auto` is in part what retraining the last layer gives
+without any patch: compare the lines of random kernels and of the last layer.
 """
 LONGER_TUNED = """
 Class modules *tuned for longer* pass over 35,000 images twice, at a rate of 0.003, instead of over
