@@ -14,7 +14,7 @@ from cnnsplitter.classifier import Classifier
 from cnnsplitter.commands.completing import SEARCHES as LISTED
 from cnnsplitter.commands.options import _TABLES
 from cnnsplitter.compensation.compensating import compensate
-from cnnsplitter.data import ImageSet, load_data
+from cnnsplitter.data import load_data
 from cnnsplitter.evaluation import evaluate
 from cnnsplitter.finetuning import FineTuning, fine_tune
 from cnnsplitter.recalibration import recalibrate
@@ -217,23 +217,6 @@ def test_what_only_the_genetic_search_has_means_it(
     made = describe(Path("m/cat.safetensors"))["details"]["search"]
     assert (made["name"], made["population"]) == ("genetic", 4)
     assert "tuning" not in result
-
-
-def test_fine_tuning_takes_some_of_the_images(
-    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[tuple[int, float | None]] = []
-
-    def listening(modules: Any, strong: Any, data: ImageSet, way: FineTuning, **more: Any) -> Any:
-        told.append((len(data), way.learning_rate))
-        return fine_tune(modules, strong, data, way, **more)
-
-    monkeypatch.setattr("cnnsplitter.finetuning.fine_tune", listening)
-    options = ("--search", "importance", "--finetune-epochs", 1)
-    fewer = ("--finetune-images", 40, "--finetune-rate", 0.003)
-    succeed(*split(shop, *options, *fewer, "--out", tmp_path / "some"))
-    succeed(*split(shop, *options, "--out", tmp_path / "all"))
-    assert told == [(40, 0.003), (168, None)]
 
 
 def interrupted(*_: object) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from cnnsplitter.class_modules import ClassModule
-from shop import Shop, succeed
+from cnnsplitter.data import ImageSet
+from cnnsplitter.finetuning import FineTuning, fine_tune
+from shop import Shop, split, succeed
 
 
 def test_fine_tuning_that_lowers_the_accuracy_is_not_kept(
@@ -22,11 +24,27 @@ def test_fine_tuning_that_lowers_the_accuracy_is_not_kept(
         return spoilt
 
     monkeypatch.setattr("cnnsplitter.finetuning.fine_tune", spoil)
-    split = ("split", shop / "strong.safetensors", "--data", shop / "data.npz")
     options = ("--search", "importance", "--out")
-    plain = succeed(*split, *options, tmp_path / "plain", "--json").json
-    outcome = succeed(*split, *options, tmp_path / "tuned", "--finetune-epochs", 1)
+    plain = succeed(*split(shop, *options, tmp_path / "plain", "--json")).json
+    outcome = succeed(*split(shop, *options, tmp_path / "tuned", "--finetune-epochs", 1))
     assert "fine-tuning lowered the accuracy" in outcome.err
     result = json.loads((tmp_path / "tuned" / "split.json").read_text())
     assert [row["stage"] for row in result["tuning"]] == ["plain", "fine-tuned", "plain, kept"]
     assert result["composed_accuracy"] == plain["composed_accuracy"]
+
+
+def test_fine_tuning_takes_some_of_the_images(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, float | None]] = []
+
+    def listening(modules: Any, strong: Any, data: ImageSet, way: FineTuning, **more: Any) -> Any:
+        told.append((len(data), way.learning_rate))
+        return fine_tune(modules, strong, data, way, **more)
+
+    monkeypatch.setattr("cnnsplitter.finetuning.fine_tune", listening)
+    options = ("--search", "importance", "--finetune-epochs", 1)
+    fewer = ("--finetune-images", 40, "--finetune-rate", 0.003)
+    succeed(*split(shop, *options, *fewer, "--out", tmp_path / "some"))
+    succeed(*split(shop, *options, "--out", tmp_path / "all"))
+    assert told == [(40, 0.003), (168, None)]

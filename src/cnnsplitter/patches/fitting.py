@@ -150,6 +150,7 @@ def _chosen(fitting: Fitting, seen: Observations) -> str:
         return "learned"
     found = {}
     for name in ("learned", "linear"):
+        # Without the gate, whose threshold would blur which of the two gains more.
         outputs = held_out_outputs(replace(fitting, calibration=name, gate=None), seen)
         evaluation = count(seen.labels, outputs.argmax(1), seen.layout.classes)
         f1 = evaluation.f1[evaluation.index(target)].item()
